@@ -1,1 +1,28 @@
+//! What every room speaks.
+//!
+//! A usage event travels through Farebox in one shape ([`event`]), every amount is a [`money::Money`], every
+//! stretch of time a half-open [`period::Period`], every thing has a prefixed id ([`ids`]), every refusal towards
+//! the outside is a [`problem::Problem`], and every caller a [`auth::Principal`]. The three stores are reached
+//! through [`kafka`], [`clickhouse`] and [`postgres`]; [`App`] holds them open and is handed to every room.
 #![forbid(unsafe_code)]
+
+pub mod app;
+pub mod audit_log;
+pub mod auth;
+pub mod clickhouse;
+pub mod clock;
+pub mod config;
+pub mod event;
+pub mod http;
+pub mod idempotency;
+pub mod ids;
+pub mod kafka;
+pub mod money;
+pub mod period;
+pub mod postgres;
+pub mod problem;
+pub mod secret;
+pub mod telemetry;
+pub mod workspace;
+
+pub use app::App;

@@ -1,0 +1,28 @@
+//! Who did what, for good: written in the transaction that does it.
+
+use sqlx::PgConnection;
+
+use crate::ids::WorkspaceId;
+
+/// `actor`: a token id, a person id, or `farebox` for its own jobs. `action`: `noun.verb`, such as `key.revoke`.
+pub async fn record(
+    conn: &mut PgConnection,
+    workspace: &WorkspaceId,
+    actor: &str,
+    action: &str,
+    target: &str,
+    detail: &serde_json::Value,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "INSERT INTO audit_log (workspace_id, at, actor, action, target, detail) VALUES ($1, $2, $3, $4, $5, $6)",
+        workspace.as_str(),
+        crate::clock::now(),
+        actor,
+        action,
+        target,
+        detail
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}

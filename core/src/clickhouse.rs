@@ -1,0 +1,78 @@
+//! ClickHouse: the client and the migrations (plain `.sql` files, statements separated by `;` at a line's end).
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clickhouse::Client;
+
+use crate::config;
+
+const MIGRATIONS: &[(&str, &str)] = &[("0001_metering.sql", include_str!("../../migrations/clickhouse/0001_metering.sql"))];
+
+pub fn client(config: &config::ClickHouse) -> Client {
+    without_database(config).with_database(&config.database)
+}
+
+fn without_database(config: &config::ClickHouse) -> Client {
+    let mut client = Client::default().with_url(&config.url);
+    if !config.user.is_empty() {
+        client = client.with_user(&config.user).with_password(&config.password);
+    }
+    client
+}
+
+/// Creates the database and applies what is not yet applied. A file is recorded by name and content; a changed file
+/// is refused, because the tables it made would not change with it.
+pub async fn migrate(config: &config::ClickHouse) -> anyhow::Result<()> {
+    let named = |what: &str| format!("ClickHouse at {}: {what}", config.url);
+    without_database(config)
+        .query("CREATE DATABASE IF NOT EXISTS ?")
+        .bind(clickhouse::sql::Identifier(&config.database))
+        .execute()
+        .await
+        .with_context(|| named("the database cannot be created; check clickhouse.url and that the server runs"))?;
+    let client = client(config);
+    client
+        .query("CREATE TABLE IF NOT EXISTS migrations (name String, hash UInt64, applied_at DateTime DEFAULT now()) ENGINE = MergeTree ORDER BY name")
+        .execute()
+        .await?;
+    for (name, sql) in MIGRATIONS {
+        let applied = client
+            .query("SELECT hash = sipHash64(?) FROM migrations WHERE name = ? LIMIT 1")
+            .bind(*sql)
+            .bind(*name)
+            .fetch_optional::<u8>()
+            .await?;
+        match applied {
+            Some(1) => continue,
+            Some(_) => bail!(named(&format!(
+                "migration {name} was applied with another content; migrations are never edited once applied, add a new one"
+            ))),
+            None => {}
+        }
+        for statement in statements(sql) {
+            client
+                .query(&statement.replace('?', "??"))
+                .execute()
+                .await
+                .with_context(|| named(&format!("migration {name} failed at: {}", first_line(&statement))))?;
+        }
+        client.query("INSERT INTO migrations (name, hash) SELECT ?, sipHash64(?)").bind(*name).bind(*sql).execute().await?;
+    }
+    Ok(())
+}
+
+fn statements(sql: &str) -> Vec<String> {
+    let code: Vec<_> = sql.lines().filter(|line| !line.trim_start().starts_with("--")).collect();
+    format!("{}\n", code.join("\n")).split(";\n").map(str::trim).filter(|s| !s.is_empty()).map(str::to_owned).collect()
+}
+
+fn first_line(statement: &str) -> &str {
+    statement.lines().next().unwrap_or_default()
+}
+
+/// Whether it answers, within a second.
+pub async fn is_ready(client: &Client) -> bool {
+    let ping = client.query("SELECT 1").fetch_one::<u8>();
+    matches!(tokio::time::timeout(Duration::from_secs(1), ping).await, Ok(Ok(1)))
+}

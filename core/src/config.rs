@@ -1,0 +1,193 @@
+//! Configuration: `farebox.toml`, overridden by `FAREBOX_*` variables (`FAREBOX_POSTGRES__URL` sets `postgres.url`).
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use figment::Figment;
+use figment::providers::{Env, Format, Serialized, Toml};
+use serde::{Deserialize, Serialize};
+
+/// Everything a role needs to start. Durations are in the unit their name ends with.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    pub http: Http,
+    pub postgres: Postgres,
+    pub clickhouse: ClickHouse,
+    pub kafka: Kafka,
+    pub ingest: Ingest,
+    pub metering: Metering,
+    pub billing: Billing,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Http {
+    pub listen: SocketAddr,
+    /// The address people and Stripe reach this instance at, without a trailing slash.
+    pub public_url: String,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Postgres {
+    pub url: String,
+    pub max_connections: u32,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClickHouse {
+    pub url: String,
+    pub database: String,
+    pub user: String,
+    pub password: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Kafka {
+    /// `host:port`, several separated by commas.
+    pub brokers: String,
+    /// Put before every topic and group name, so that several instances can share a cluster.
+    pub prefix: String,
+    pub partitions: i32,
+    pub replication: i32,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Ingest {
+    /// Largest body, after decompression.
+    pub max_body_bytes: usize,
+    /// Largest single event.
+    pub max_event_bytes: usize,
+    pub max_events_per_batch: usize,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Metering {
+    /// Rows per insert, at most; fewer after `insert_wait_ms`.
+    pub insert_rows: usize,
+    pub insert_wait_ms: u64,
+    /// How often dirty minutes are recomputed.
+    pub recompute_every_ms: u64,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Billing {
+    /// Time after a period's end before its invoices are issued.
+    pub grace_minutes: i64,
+    pub stripe_url: String,
+    /// 32 bytes in hex; encrypts the workspaces' Stripe keys at rest.
+    pub encryption_key: String,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8080)), public_url: "http://localhost:8080".to_owned() }
+    }
+}
+
+impl Default for Postgres {
+    fn default() -> Self {
+        Self { url: String::new(), max_connections: 20 }
+    }
+}
+
+impl Default for ClickHouse {
+    fn default() -> Self {
+        Self { url: String::new(), database: "farebox".to_owned(), user: String::new(), password: String::new() }
+    }
+}
+
+impl Default for Kafka {
+    fn default() -> Self {
+        Self { brokers: String::new(), prefix: String::new(), partitions: 4, replication: 1 }
+    }
+}
+
+impl Default for Ingest {
+    fn default() -> Self {
+        Self { max_body_bytes: 8 << 20, max_event_bytes: 256 << 10, max_events_per_batch: 10_000 }
+    }
+}
+
+impl Default for Metering {
+    fn default() -> Self {
+        Self { insert_rows: 100_000, insert_wait_ms: 250, recompute_every_ms: 1000 }
+    }
+}
+
+impl Default for Billing {
+    fn default() -> Self {
+        Self { grace_minutes: 60, stripe_url: "https://api.stripe.com/".to_owned(), encryption_key: String::new() }
+    }
+}
+
+/// Written by hand where a value is secret, so that no log ever shows one.
+macro_rules! debug_without {
+    ($type:ident: $($shown:ident),*; $($hidden:ident),*) => {
+        impl std::fmt::Debug for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.debug_struct(stringify!($type))$(.field(stringify!($shown), &self.$shown))*$(.field(stringify!($hidden), &"…"))*.finish()
+            }
+        }
+    };
+}
+debug_without!(Postgres: max_connections; url);
+debug_without!(ClickHouse: url, database, user; password);
+debug_without!(Billing: grace_minutes, stripe_url; encryption_key);
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("the configuration cannot be read: {0}")]
+    Unreadable(#[from] Box<figment::Error>),
+    #[error("the configuration is incomplete:\n{}", .0.iter().map(|m| format!("  - {m}")).collect::<Vec<_>>().join("\n"))]
+    Incomplete(Vec<String>),
+}
+
+impl Config {
+    /// Reads `file` (when it exists) and the environment.
+    pub fn load(file: &Path) -> Result<Self, ConfigError> {
+        let config: Self = Figment::from(Serialized::defaults(Self::default()))
+            .merge(Toml::file(file))
+            .merge(Env::prefixed("FAREBOX_").split("__").ignore(&["url", "token", "engines", "data", "log"]))
+            .extract()
+            .map_err(Box::new)?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Refuses to start half-wired: names everything that is missing at once.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let mut missing = Vec::new();
+        let mut need = |present: bool, what: &str| {
+            if !present {
+                missing.push(what.to_owned());
+            }
+        };
+        need(
+            !self.postgres.url.is_empty(),
+            "postgres.url (FAREBOX_POSTGRES__URL): where PostgreSQL is, such as postgres://user:password@host/farebox",
+        );
+        need(
+            !self.clickhouse.url.is_empty(),
+            "clickhouse.url (FAREBOX_CLICKHOUSE__URL): ClickHouse's HTTP address, such as http://host:8123",
+        );
+        need(!self.kafka.brokers.is_empty(), "kafka.brokers (FAREBOX_KAFKA__BROKERS): such as host:9092");
+        need(
+            hex::decode(&self.billing.encryption_key).is_ok_and(|key| key.len() == 32),
+            "billing.encryption_key (FAREBOX_BILLING__ENCRYPTION_KEY): 64 hexadecimal digits, such as `openssl rand -hex 32` prints",
+        );
+        need(
+            url::Url::parse(&self.http.public_url).is_ok() && !self.http.public_url.ends_with('/'),
+            "http.public_url (FAREBOX_HTTP__PUBLIC_URL): an address without a trailing slash",
+        );
+        need(self.kafka.partitions > 0, "kafka.partitions must be at least 1");
+        need(self.metering.insert_rows > 0, "metering.insert_rows must be at least 1");
+        if missing.is_empty() { Ok(()) } else { Err(ConfigError::Incomplete(missing)) }
+    }
+}

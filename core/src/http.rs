@@ -1,0 +1,106 @@
+//! What HTTP handlers share: JSON bodies and queries whose errors name the field, and lists with cursors.
+
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::request::Parts;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::problem::{FieldError, Problem};
+
+/// A JSON body. A wrong field is named by its JSON pointer.
+#[derive(Debug, Clone)]
+pub struct Json<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
+    type Rejection = Problem;
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let body = bytes::Bytes::from_request(request, state).await.map_err(|e| Problem::bad_request("unreadable-body", e.body_text()))?;
+        parse_json(&body).map(Self)
+    }
+}
+
+/// Reads JSON; a syntax error says where, a wrong field is named by its JSON pointer.
+pub fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+        let pointer = pointer(error.path());
+        let inner = error.into_inner();
+        if inner.is_data() {
+            Problem::invalid(vec![FieldError::new(pointer, inner.to_string())])
+        } else {
+            Problem::bad_request("invalid-json", format!("The body is not valid JSON: {inner}."))
+        }
+    })?;
+    deserializer.end().map_err(|e| Problem::bad_request("invalid-json", format!("There is something after the JSON value: {e}.")))?;
+    Ok(value)
+}
+
+fn pointer(path: &serde_path_to_error::Path) -> String {
+    use serde_path_to_error::Segment;
+    path.iter().fold(String::new(), |pointer, segment| match segment {
+        Segment::Seq { index } => format!("{pointer}/{index}"),
+        Segment::Map { key } => format!("{pointer}/{}", key.replace('~', "~0").replace('/', "~1")),
+        Segment::Enum { variant } => format!("{pointer}/{variant}"),
+        Segment::Unknown => pointer,
+    })
+}
+
+/// Query parameters as pairs, in order, repeats kept.
+#[derive(Debug, Clone)]
+pub struct QueryPairs(pub Vec<(String, String)>);
+
+impl<S: Send + Sync> FromRequestParts<S> for QueryPairs {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let query = parts.uri.query().unwrap_or_default();
+        Ok(Self(url::form_urlencoded::parse(query.as_bytes()).into_owned().collect()))
+    }
+}
+
+/// `?limit=&cursor=` of a list.
+#[derive(Debug, Clone, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct Paging {
+    /// How many to return: 1 to 500, 50 unless given.
+    pub limit: Option<i64>,
+    /// `next_cursor` of the page before.
+    pub cursor: Option<String>,
+}
+
+impl Paging {
+    /// The limit within its bounds, and the key after which the page starts (empty for the first).
+    pub fn resolve(&self) -> Result<(i64, String), Problem> {
+        let limit = self.limit.unwrap_or(50);
+        if !(1..=500).contains(&limit) {
+            return Err(Problem::invalid_field("limit", "must be 1 to 500"));
+        }
+        let after = match &self.cursor {
+            None => String::new(),
+            Some(cursor) => URL_SAFE_NO_PAD.decode(cursor).ok().and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(|| {
+                Problem::invalid_field("cursor", "is not a `next_cursor` that Farebox gave; leave it out for the first page")
+            })?,
+        };
+        Ok((limit, after))
+    }
+}
+
+/// A page of a list.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct Page<T> {
+    pub data: Vec<T>,
+    /// Send as `cursor` for what follows; absent on the last page.
+    pub next_cursor: Option<String>,
+}
+
+impl<T> Page<T> {
+    /// From up to `limit + 1` rows: the extra one tells that there is more. `key` is what the list is sorted by.
+    pub fn from_rows(mut rows: Vec<T>, limit: i64, key: impl Fn(&T) -> String) -> Self {
+        let limit = usize::try_from(limit).unwrap_or(50);
+        let more = rows.len() > limit;
+        rows.truncate(limit);
+        let next_cursor = more.then(|| rows.last().map(|row| URL_SAFE_NO_PAD.encode(key(row)))).flatten();
+        Self { data: rows, next_cursor }
+    }
+}

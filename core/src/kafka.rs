@@ -1,0 +1,101 @@
+//! Kafka: topics, an idempotent producer, consumers that never commit by themselves.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{ConsumerContext, StreamConsumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::FutureProducer;
+
+use crate::config;
+
+/// Accepted usage events, as CloudEvents JSON (see [`crate::event`]).
+pub const EVENTS: &str = "farebox.events.v1";
+/// What was rejected, with its original bytes and the reason.
+pub const DEAD_LETTERS: &str = "farebox.dead-letters.v1";
+/// Counts of gateway decisions: the second witness.
+pub const DECISIONS: &str = "farebox.decisions.v1";
+
+/// A cluster. Cheap to clone; clones share the producer.
+#[derive(Clone)]
+pub struct Kafka {
+    config: config::Kafka,
+    pub producer: FutureProducer,
+}
+
+impl Kafka {
+    pub fn connect(config: &config::Kafka) -> anyhow::Result<Self> {
+        let producer = ClientConfig::new()
+            .set("bootstrap.servers", &config.brokers)
+            .set("enable.idempotence", "true")
+            .set("acks", "all")
+            .set("compression.type", "lz4")
+            .set("linger.ms", "5")
+            .set("batch.num.messages", "50000")
+            .set("queue.buffering.max.kbytes", "65536")
+            // An event that Kafka did not take within this time is answered with 503, never with 202.
+            .set("message.timeout.ms", "10000")
+            .create()
+            .context("the Kafka producer cannot be created; check kafka.brokers")?;
+        Ok(Self { config: config.clone(), producer })
+    }
+
+    /// A topic's or group's name in this cluster.
+    pub fn name(&self, base: &str) -> String {
+        format!("{}{base}", self.config.prefix)
+    }
+
+    /// A consumer that commits only when told, and starts at the earliest offset when it has none.
+    pub fn consumer<C: ConsumerContext + 'static>(&self, group: &str, context: C) -> Result<StreamConsumer<C>, KafkaError> {
+        ClientConfig::new()
+            .set("bootstrap.servers", &self.config.brokers)
+            .set("group.id", self.name(group))
+            .set("group.protocol", "consumer")
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("auto.offset.reset", "earliest")
+            // Memory stays bounded however far behind a consumer is.
+            .set("queued.max.messages.kbytes", "32768")
+            .set("fetch.message.max.bytes", "4194304")
+            .set("enable.partition.eof", "false")
+            .create_with_context(context)
+    }
+
+    /// Creates what is missing of `topics` (base names).
+    pub async fn create_topics(&self, topics: &[&str]) -> anyhow::Result<()> {
+        let names: Vec<_> = topics.iter().map(|t| self.name(t)).collect();
+        let names: Vec<_> = names.iter().map(String::as_str).collect();
+        self.create_exact_topics(&names).await
+    }
+
+    /// As [`Self::create_topics`], for topics that are not ours and carry no prefix.
+    pub async fn create_exact_topics(&self, topics: &[&str]) -> anyhow::Result<()> {
+        let admin: AdminClient<DefaultClientContext> = ClientConfig::new().set("bootstrap.servers", &self.config.brokers).create()?;
+        let new: Vec<_> = topics
+            .iter()
+            .map(|name| NewTopic::new(name, self.config.partitions, TopicReplication::Fixed(self.config.replication)))
+            .collect();
+        let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(10))).request_timeout(Some(Duration::from_secs(15)));
+        let results = admin
+            .create_topics(&new, &options)
+            .await
+            .with_context(|| format!("Kafka at {} cannot be reached; check kafka.brokers and that it runs", self.config.brokers))?;
+        for result in results {
+            match result {
+                Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Err((topic, code)) => anyhow::bail!("Kafka did not create topic {topic}: {code}"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a broker answers, within a second.
+    pub async fn is_ready(&self) -> bool {
+        use rdkafka::producer::Producer;
+        let producer = self.producer.clone();
+        tokio::task::spawn_blocking(move || producer.client().fetch_metadata(None, Duration::from_secs(1)).is_ok()).await.unwrap_or(false)
+    }
+}

@@ -1,0 +1,1 @@
+-- Placeholder until metering lands its tables.
