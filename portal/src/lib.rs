@@ -1,1 +1,7 @@
+//! What people see.
 #![forbid(unsafe_code)]
+
+pub mod assets;
+pub mod format;
+pub mod pages;
+pub mod view;

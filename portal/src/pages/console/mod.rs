@@ -1,0 +1,9 @@
+//! The provider's side: does it add up, who comes and stays, what is earned, and does everything run.
+
+pub mod close;
+pub mod consumers;
+pub mod invoices;
+pub mod kpis;
+pub mod overview;
+pub mod pipeline;
+pub mod settings;
