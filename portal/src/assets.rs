@@ -30,11 +30,7 @@ const SVG: &str = "image/svg+xml";
 const JS: &str = "text/javascript; charset=utf-8";
 
 static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| {
-    let font = Asset::new(
-        "hanken-grotesk.woff2",
-        "font/woff2",
-        &include_bytes!("../assets/vendor/hanken-grotesk.woff2")[..],
-    );
+    let font = Asset::new("hanken-grotesk.woff2", "font/woff2", &include_bytes!("../assets/vendor/hanken-grotesk.woff2")[..]);
     let css = style_sheet(&font.url);
     vec![
         Asset::new("farebox.css", "text/css; charset=utf-8", css),
@@ -75,13 +71,8 @@ pub async fn serve(Path((hash, name)): Path<(String, String)>, headers: HeaderMa
     let caching = if hash == asset.hash { "public, max-age=31536000, immutable" } else { "no-cache" };
     let known = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
     let fresh = known.is_some_and(|known| known.split(',').any(|tag| tag.trim().trim_start_matches("W/") == etag));
-    let (status, body) = if fresh {
-        (StatusCode::NOT_MODIFIED, Body::empty())
-    } else {
-        (StatusCode::OK, Body::from(asset.bytes.clone()))
-    };
-    let head =
-        [(header::CONTENT_TYPE, asset.content_type), (header::CACHE_CONTROL, caching), (header::ETAG, etag.as_str())];
+    let (status, body) = if fresh { (StatusCode::NOT_MODIFIED, Body::empty()) } else { (StatusCode::OK, Body::from(asset.bytes.clone())) };
+    let head = [(header::CONTENT_TYPE, asset.content_type), (header::CACHE_CONTROL, caching), (header::ETAG, etag.as_str())];
     (status, head, body).into_response()
 }
 

@@ -113,10 +113,8 @@ pub fn share_class(part: &BigDecimal, whole: &BigDecimal) -> String {
     format!("v{}{}", halves / 2, if halves % 2 == 1 { "_5" } else { "" })
 }
 
-const MONTHS: [&str; 12] = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
-    "December",
-];
+const MONTHS: [&str; 12] =
+    ["January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December"];
 
 fn month_name(date: NaiveDate) -> &'static str {
     MONTHS[date.month0() as usize % 12]
@@ -260,8 +258,13 @@ mod tests {
     #[test]
     fn quantities_keep_every_digit() {
         for (given, shown) in [
-            ("0", "0"), ("999", "999"), ("1000", "1,000"), ("1234567.5", "1,234,567.5"), ("-12480", "−12,480"),
-            ("123456789012345678901234567890", "123,456,789,012,345,678,901,234,567,890"), ("0.000000000001", "0.000000000001"),
+            ("0", "0"),
+            ("999", "999"),
+            ("1000", "1,000"),
+            ("1234567.5", "1,234,567.5"),
+            ("-12480", "−12,480"),
+            ("123456789012345678901234567890", "123,456,789,012,345,678,901,234,567,890"),
+            ("0.000000000001", "0.000000000001"),
         ] {
             assert_eq!(quantity(&dec(given)), shown);
         }
@@ -296,9 +299,12 @@ mod tests {
     #[test]
     fn half_open_days_read_inclusively() {
         for (from, until, shown) in [
-            ("2026-10-01", "2026-11-01", "October 2026"), ("2026-12-01", "2027-01-01", "December 2026"),
-            ("2026-11-01", "2026-11-19", "1 to 18 November 2026"), ("2026-10-28", "2026-11-04", "28 Oct to 3 Nov 2026"),
-            ("2026-11-18", "2026-11-19", "18 Nov 2026"), ("2026-12-28", "2027-01-04", "28 Dec 2026 to 3 Jan 2027"),
+            ("2026-10-01", "2026-11-01", "October 2026"),
+            ("2026-12-01", "2027-01-01", "December 2026"),
+            ("2026-11-01", "2026-11-19", "1 to 18 November 2026"),
+            ("2026-10-28", "2026-11-04", "28 Oct to 3 Nov 2026"),
+            ("2026-11-18", "2026-11-19", "18 Nov 2026"),
+            ("2026-12-28", "2027-01-04", "28 Dec 2026 to 3 Jan 2027"),
             ("2026-01-01", "2027-01-01", "1 Jan to 31 Dec 2026"),
         ] {
             assert_eq!(days(day(from), day(until)), shown);

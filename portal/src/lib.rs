@@ -4,4 +4,5 @@
 pub mod assets;
 pub mod format;
 pub mod pages;
+pub mod security;
 pub mod view;

@@ -118,12 +118,7 @@ pub struct Term {
 }
 
 impl Term {
-    pub fn new(
-        op: &'static str,
-        label: impl Into<String>,
-        value: impl Into<String>,
-        sub: impl Into<String>,
-    ) -> Self {
+    pub fn new(op: &'static str, label: impl Into<String>, value: impl Into<String>, sub: impl Into<String>) -> Self {
         Self { op, label: label.into(), value: value.into(), sub: sub.into() }
     }
 }

@@ -62,20 +62,8 @@ const CONSOLE: &[(&str, &[(&str, Icon, &str)])] = &[
             ("/console/conversion", Icon::Funnel, "Conversion"),
         ],
     ),
-    (
-        "Money",
-        &[
-            ("/console/invoices", Icon::ReceiptText, "Invoices"),
-            ("/console/close", Icon::CalendarCheck, "Month close"),
-        ],
-    ),
-    (
-        "Trust",
-        &[
-            ("/console/pipeline", Icon::GitCommitHorizontal, "Pipeline"),
-            ("/console/settings", Icon::SlidersHorizontal, "Settings"),
-        ],
-    ),
+    ("Money", &[("/console/invoices", Icon::ReceiptText, "Invoices"), ("/console/close", Icon::CalendarCheck, "Month close")]),
+    ("Trust", &[("/console/pipeline", Icon::GitCommitHorizontal, "Pipeline"), ("/console/settings", Icon::SlidersHorizontal, "Settings")]),
 ];
 
 impl Shell {
@@ -107,7 +95,7 @@ impl Shell {
         CsrfField { token: &self.csrf }
     }
 
-    fn body_class(&self) -> &'static str {
+    pub fn body_class(&self) -> &'static str {
         match self.area {
             Area::Portal => "portal",
             Area::Console => "console",
@@ -115,18 +103,18 @@ impl Shell {
         }
     }
 
-    fn suffix(&self) -> String {
+    pub fn suffix(&self) -> String {
         match self.area {
             Area::Console => format!("{} · Farebox", self.provider),
             Area::Portal | Area::Gate => format!("{} developers", self.provider),
         }
     }
 
-    fn home(&self) -> &'static str {
+    pub fn home(&self) -> &'static str {
         if self.area == Area::Console { "/console" } else { "/" }
     }
 
-    fn account(&self) -> &'static str {
+    pub fn account(&self) -> &'static str {
         if self.area == Area::Console { "/console/account" } else { "/account" }
     }
 }
