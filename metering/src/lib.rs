@@ -1,1 +1,26 @@
+//! Kafka -> ClickHouse -> usage per consumer, plan and meter: every request counted exactly once.
+//!
+//! [`consumer`] takes accepted events from Kafka and hands them to [`store`], which writes them to ClickHouse and
+//! *touches* their minutes; a copy of an event replaces itself there. [`recompute`] rebuilds the rollups of touched
+//! minutes from the deduplicated events and publishes them by generation, so that nothing is ever incremented and
+//! nothing can be counted twice. Whose an event is stays open until then: [`attribution`] joins it with the timelines
+//! of [`links`] and [`timelines`] by event time, and the [`rule`] says whether it counts. [`usage`] answers from the
+//! rollups plus the raw events of minutes not yet recomputed: exact, and fresh at once. [`proof`] names the events
+//! behind a number, [`activity`] feeds insights, and [`repair`] removes copies that came with another time.
+//!
+//! Records (consumers, credentials, sources, apis, meters, timelines) live in PostgreSQL and are written through this
+//! room's functions, which take an open connection so that rooms share a transaction.
 #![forbid(unsafe_code)]
+
+pub mod apis;
+pub mod consumers;
+pub mod credentials;
+mod error;
+pub mod links;
+mod measure;
+pub mod meters;
+pub mod rule;
+pub mod sources;
+pub mod timelines;
+
+pub use error::MeteringError;

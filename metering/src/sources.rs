@@ -1,0 +1,91 @@
+//! Sources: gateways and other senders of events.
+
+use farebox_core::clock;
+use farebox_core::ids::{SourceId, WorkspaceId};
+use serde::{Deserialize, Serialize};
+use sqlx::PgConnection;
+
+use crate::MeteringError;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Source {
+    pub id: SourceId,
+    pub workspace: WorkspaceId,
+    pub name: String,
+    /// The gateway's payload format, such as `apisix`.
+    pub format: String,
+    /// Read by ingest when given.
+    pub kafka_topic: Option<String>,
+    /// Delivers history: never holds `complete_until` back.
+    pub backfill: bool,
+    /// How late its events usually are, in seconds.
+    pub lateness_s: i32,
+    /// Silent for so many seconds, it no longer holds `complete_until` back.
+    pub idle_s: i32,
+}
+
+/// Creates or changes the source of this name.
+pub async fn upsert(
+    conn: &mut PgConnection,
+    workspace: &WorkspaceId,
+    name: &str,
+    format: &str,
+    kafka_topic: Option<&str>,
+    backfill: bool,
+) -> Result<Source, MeteringError> {
+    let (id, now) = (SourceId::new(), clock::now());
+    sqlx::query_as!(
+        Source,
+        r#"INSERT INTO sources (id, workspace_id, name, format, kafka_topic, backfill, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7)
+           ON CONFLICT (workspace_id, name) DO UPDATE SET format = excluded.format, kafka_topic = excluded.kafka_topic, backfill = excluded.backfill
+           RETURNING id AS "id: SourceId", workspace_id AS "workspace: WorkspaceId", name, format, kafka_topic, backfill, lateness_s, idle_s"#,
+        id.as_str(),
+        workspace.as_str(),
+        name,
+        format,
+        kafka_topic,
+        backfill,
+        now
+    )
+    .fetch_one(conn)
+    .await
+    .map_err(|e| {
+        MeteringError::on_constraint(e, "sources_kafka_topic", "topic-taken", || {
+            format!("The Kafka topic `{}` belongs to another source. Give each source its own topic.", kafka_topic.unwrap_or_default())
+        })
+    })
+}
+
+pub async fn by_name(conn: &mut PgConnection, workspace: &WorkspaceId, name: &str) -> Result<Option<Source>, MeteringError> {
+    Ok(sqlx::query_as!(
+        Source,
+        r#"SELECT id AS "id: SourceId", workspace_id AS "workspace: WorkspaceId", name, format, kafka_topic, backfill, lateness_s, idle_s
+           FROM sources WHERE workspace_id = $1 AND name = $2"#,
+        workspace.as_str(),
+        name
+    )
+    .fetch_optional(conn)
+    .await?)
+}
+
+pub async fn list(conn: &mut PgConnection, workspace: &WorkspaceId) -> Result<Vec<Source>, MeteringError> {
+    Ok(sqlx::query_as!(
+        Source,
+        r#"SELECT id AS "id: SourceId", workspace_id AS "workspace: WorkspaceId", name, format, kafka_topic, backfill, lateness_s, idle_s
+           FROM sources WHERE workspace_id = $1 ORDER BY name"#,
+        workspace.as_str()
+    )
+    .fetch_all(conn)
+    .await?)
+}
+
+/// Of all workspaces: those whose gateway writes to Kafka itself.
+pub async fn all_with_topic(conn: &mut PgConnection) -> Result<Vec<Source>, MeteringError> {
+    Ok(sqlx::query_as!(
+        Source,
+        r#"SELECT id AS "id: SourceId", workspace_id AS "workspace: WorkspaceId", name, format, kafka_topic, backfill, lateness_s, idle_s
+           FROM sources WHERE kafka_topic IS NOT NULL ORDER BY kafka_topic"#
+    )
+    .fetch_all(conn)
+    .await?)
+}
