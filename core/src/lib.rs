@@ -22,6 +22,7 @@ pub mod period;
 pub mod postgres;
 pub mod problem;
 pub mod secret;
+pub mod source;
 pub mod telemetry;
 pub mod workspace;
 

@@ -56,6 +56,22 @@ pub async fn upsert(
     })
 }
 
+/// From which networks (CIDR, such as `10.0.0.0/8`) the source may ask for decisions without a token. False when there
+/// is no such source.
+pub async fn set_networks(
+    conn: &mut PgConnection,
+    workspace: &WorkspaceId,
+    name: &str,
+    networks: &[String],
+) -> Result<bool, MeteringError> {
+    let done =
+        sqlx::query!("UPDATE sources SET networks = $3 WHERE workspace_id = $1 AND name = $2", workspace.as_str(), name, networks)
+            .execute(&mut *conn)
+            .await?;
+    sqlx::query!("SELECT pg_notify('farebox_access', '')").execute(conn).await?;
+    Ok(done.rows_affected() == 1)
+}
+
 pub async fn by_name(conn: &mut PgConnection, workspace: &WorkspaceId, name: &str) -> Result<Option<Source>, MeteringError> {
     Ok(sqlx::query_as!(
         Source,

@@ -15,6 +15,8 @@ CREATE TABLE sources (
     -- How late its events usually are, and after how long a silence it no longer holds the others back.
     lateness_s   integer NOT NULL DEFAULT 60 CHECK (lateness_s >= 0),
     idle_s       integer NOT NULL DEFAULT 900 CHECK (idle_s > 0),
+    -- From where (CIDR) it may ask for decisions without a token.
+    networks     text[] NOT NULL DEFAULT '{}',
     created_at   timestamptz NOT NULL,
     CONSTRAINT sources_name UNIQUE (workspace_id, name),
     CONSTRAINT sources_kafka_topic UNIQUE (kafka_topic)
