@@ -13,14 +13,20 @@
 #![forbid(unsafe_code)]
 
 pub mod apis;
+mod attribution;
+pub mod completeness;
 pub mod consumers;
 pub mod credentials;
+pub mod dimension;
 mod error;
+mod facts;
 pub mod links;
 mod measure;
 pub mod meters;
 pub mod rule;
 pub mod sources;
 pub mod timelines;
+pub mod usage;
 
+pub use dimension::Dimension;
 pub use error::MeteringError;

@@ -1,0 +1,125 @@
+//! What usage can be grouped and filtered by. Names are a closed list, values always bound parameters.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::MeteringError;
+use crate::facts::Table;
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Dimension {
+    Consumer,
+    Subscription,
+    /// The plan's name.
+    Plan,
+    Api,
+    /// The event's type.
+    Type,
+    Status,
+    /// `2xx`, `4xx`, ...
+    StatusClass,
+    /// `true` or `false`, by the counting rule.
+    Counted,
+    /// Why an event does not count: unattributed, marked, refused, server_error; empty when it does.
+    Reason,
+    ApiVersion,
+    Route,
+    Method,
+    Credential,
+    Environment,
+    Marker,
+    Source,
+    Gateway,
+    Country,
+    AnsweredBy,
+    Cached,
+    Subject,
+    /// A free property, by its JSON pointer.
+    Property(String),
+}
+
+const NAMED: [(&str, Dimension); 21] = [
+    ("consumer", Dimension::Consumer),
+    ("subscription", Dimension::Subscription),
+    ("plan", Dimension::Plan),
+    ("api", Dimension::Api),
+    ("type", Dimension::Type),
+    ("status", Dimension::Status),
+    ("status_class", Dimension::StatusClass),
+    ("counted", Dimension::Counted),
+    ("reason", Dimension::Reason),
+    ("api_version", Dimension::ApiVersion),
+    ("route", Dimension::Route),
+    ("method", Dimension::Method),
+    ("credential", Dimension::Credential),
+    ("environment", Dimension::Environment),
+    ("marker", Dimension::Marker),
+    ("source", Dimension::Source),
+    ("gateway", Dimension::Gateway),
+    ("country", Dimension::Country),
+    ("answered_by", Dimension::AnsweredBy),
+    ("cached", Dimension::Cached),
+    ("subject", Dimension::Subject),
+];
+
+impl Dimension {
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Property(pointer) => pointer,
+            other => NAMED.iter().find(|(_, d)| d == other).map_or("", |(name, _)| name),
+        }
+    }
+
+    /// The slimmest table that knows it.
+    pub(crate) fn table(&self) -> Table {
+        match self {
+            Self::Consumer
+            | Self::Subscription
+            | Self::Plan
+            | Self::Api
+            | Self::Type
+            | Self::Status
+            | Self::StatusClass
+            | Self::Counted
+            | Self::Reason => Table::Billing,
+            Self::ApiVersion | Self::Route | Self::Method | Self::Credential | Self::Environment | Self::Marker => Table::Routes,
+            Self::Source | Self::Gateway | Self::Country | Self::AnsweredBy | Self::Cached | Self::Subject | Self::Property(_) => {
+                Table::Raw
+            }
+        }
+    }
+
+    /// Its value as a string. A property's pointer is bound as the parameter `name`.
+    pub(crate) fn sql(&self, name: &str) -> String {
+        match self {
+            Self::StatusClass => "concat(toString(intDiv(status, 100)), 'xx')".to_owned(),
+            Self::Counted => "if(counted, 'true', 'false')".to_owned(),
+            Self::Cached => "if(cached, 'true', 'false')".to_owned(),
+            Self::Property(_) => format!("properties[{{{name}:String}}]"),
+            named => format!("toString({})", named.name()),
+        }
+    }
+}
+
+impl fmt::Display for Dimension {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Dimension {
+    type Err = MeteringError;
+    fn from_str(text: &str) -> Result<Self, MeteringError> {
+        if text.starts_with('/') && text.len() <= 256 {
+            return Ok(Self::Property(text.to_owned()));
+        }
+        NAMED.iter().find(|(name, _)| *name == text).map(|(_, d)| d.clone()).ok_or_else(|| {
+            let names: Vec<_> = NAMED.iter().map(|(name, _)| *name).collect();
+            let shown: String = text.chars().take(64).collect();
+            MeteringError::invalid(
+                "dimension",
+                format!("`{shown}` is not known; there are {} and JSON pointers of properties (`/model`)", names.join(", ")),
+            )
+        })
+    }
+}
