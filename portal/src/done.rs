@@ -1,0 +1,19 @@
+//! What a page says after it did something. Only these can be said, so that a crafted address says nothing else.
+
+use crate::view::{Note, Tone};
+
+pub fn note(done: &str) -> Option<Note> {
+    let (title, text) = match done {
+        "key-revoked" => ("The key was revoked.", "It is refused within seconds."),
+        "plan-chosen" => ("Your plan is in force.", ""),
+        "plan-changed" => ("Your plan was changed.", ""),
+        "card-added" => ("Stripe has your card.", "It can take a few seconds to show here."),
+        "password-changed" => ("Your password was changed.", "You were signed out everywhere else."),
+        "settings-saved" => ("Saved.", ""),
+        "stripe-saved" => ("Stripe's keys are saved.", "They are encrypted and will not be shown again."),
+        "issued" => ("The invoices are being issued.", "Those who pay by card are charged by Stripe."),
+        "audited" => ("The audit is done.", "Its result is below."),
+        _ => return None,
+    };
+    Some(Note::new(Tone::Plain, title, text))
+}
