@@ -7,7 +7,11 @@ use clickhouse::Client;
 
 use crate::config;
 
-const MIGRATIONS: &[(&str, &str)] = &[("0001_metering.sql", include_str!("../../migrations/clickhouse/0001_metering.sql"))];
+const MIGRATIONS: &[(&str, &str)] = &[
+    ("0001_metering.sql", include_str!("../../migrations/clickhouse/0001_metering.sql")),
+    ("0002_access.sql", include_str!("../../migrations/clickhouse/0002_access.sql")),
+    ("0003_ingest.sql", include_str!("../../migrations/clickhouse/0003_ingest.sql")),
+];
 
 pub fn client(config: &config::ClickHouse) -> Client {
     without_database(config).with_database(&config.database)

@@ -1,1 +1,77 @@
+//! Bytes from gateways -> one verdict per event -> Kafka.
+//!
+//! Events come as bodies ([`events`], [`logs`], read within bounds by [`body`]) or as messages of a topic that a
+//! gateway writes to itself ([`topics`]). A decoder of [`formats`] reads each record, [`admit`] decides whether it may
+//! come in and gives it its identity, and [`intake`] writes what was decided: accepted events to the event topic,
+//! rejected ones ([`verdict`]) with their original bytes to the dead-letter topic. Only when Kafka has acknowledged
+//! both is the sender told, or the offset committed. [`dead_letters`] copies rejected events to ClickHouse, where they
+//! can be seen and counted, and [`replay`] brings them in after a fix. [`tally`] counts verdicts for people.
 #![forbid(unsafe_code)]
+
+pub mod admit;
+mod body;
+mod console;
+pub mod dead_letter;
+pub mod dead_letters;
+mod events;
+mod fields;
+pub mod formats;
+pub mod intake;
+mod logs;
+pub mod replay;
+pub mod tally;
+mod topics;
+pub mod verdict;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Extension;
+use axum::extract::DefaultBodyLimit;
+use farebox_core::App;
+use tokio_util::sync::CancellationToken;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::intake::Intake;
+
+pub use crate::replay::{Report, replay};
+
+/// The routes for gateways: with their own limits on bodies.
+pub fn router(app: &App) -> OpenApiRouter {
+    OpenApiRouter::new()
+        .routes(routes!(events::post))
+        .routes(routes!(logs::post))
+        .routes(routes!(console::list))
+        .routes(routes!(console::counts))
+        .routes(routes!(console::replay))
+        .routes(routes!(console::verdicts))
+        .layer(DefaultBodyLimit::disable())
+        .layer(Extension(Arc::new(Intake::new(app))))
+        .with_state(app.clone())
+}
+
+/// Reads the topics of sources, copies dead letters, and keeps the counts. After `stop`, returns once what was under
+/// way is safe.
+pub async fn run(app: App, stop: CancellationToken) -> anyhow::Result<()> {
+    let topics = tokio::spawn(topics::run(Arc::new(Intake::new(&app)), stop.clone()));
+    let letters = tokio::spawn(dead_letters::run(app.clone(), stop.clone()));
+    let mut every_second = tokio::time::interval(Duration::from_secs(1));
+    let mut failing = false;
+    while !stop.is_cancelled() {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            _ = every_second.tick() => {
+                let flushed = tally::flush(&app).await;
+                if let (Err(error), false) = (&flushed, failing) {
+                    tracing::warn!("counts of verdicts are kept in memory until ClickHouse takes them: {error}");
+                }
+                failing = flushed.is_err();
+            }
+        }
+    }
+    topics.await?;
+    letters.await?;
+    tally::flush(&app).await?;
+    Ok(())
+}

@@ -1,0 +1,171 @@
+//! From what a record says to the event that is written: identity, window of time, bounds of texts. Alike for every
+//! format and way.
+
+use std::collections::HashSet;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use farebox_core::event::{self, SpecVersion, UsageEvent};
+use farebox_core::ids::WorkspaceId;
+use farebox_core::{App, clock, source, workspace};
+
+use crate::formats::Draft;
+use crate::verdict::{Reason, Rejection};
+
+/// How far back an event may lie.
+pub const BACK: TimeDelta = TimeDelta::days(35);
+/// How far ahead, because clocks differ.
+pub const AHEAD: TimeDelta = TimeDelta::minutes(5);
+
+/// What a workspace permits beyond the ordinary window.
+#[derive(Debug, Clone, Default)]
+pub struct Permissions {
+    /// Sources that may send older events.
+    pub backfill: HashSet<String>,
+    /// How far a test workspace's clock runs ahead.
+    pub clock_ahead: TimeDelta,
+}
+
+impl Permissions {
+    /// Looked up only when an event lies outside the window, so that ordinary traffic never waits for PostgreSQL.
+    pub async fn of(app: &App, workspace: &WorkspaceId) -> anyhow::Result<Self> {
+        let mut conn = app.pg.acquire().await?;
+        let sources = source::of_workspace(&mut conn, workspace).await?;
+        let clock = workspace::by_id(&mut conn, workspace).await?.map(|w| w.clock).unwrap_or_default();
+        Ok(Self { backfill: sources.into_iter().filter(|s| s.backfill).map(|s| s.name).collect(), clock_ahead: clock.now() - clock::now() })
+    }
+}
+
+/// What is known of a record beside its content.
+#[derive(Debug, Clone)]
+pub struct Arrival<'a> {
+    pub workspace: &'a WorkspaceId,
+    /// The source it came through.
+    pub source: &'a str,
+    pub received_at: DateTime<Utc>,
+    /// The id when it carries none.
+    pub fallback_id: &'a str,
+}
+
+pub fn is_in_window(time: DateTime<Utc>, received_at: DateTime<Utc>) -> bool {
+    time >= received_at - BACK && time <= received_at + AHEAD
+}
+
+pub fn admit(draft: Draft, arrival: &Arrival, permissions: &Permissions) -> Result<UsageEvent, Rejection> {
+    let source = draft.source.clone().unwrap_or_else(|| arrival.source.to_owned());
+    let id = draft.id.clone().unwrap_or_else(|| arrival.fallback_id.to_owned());
+    let check = || {
+        check_lengths(&draft, &source, &id)?;
+        check_time(draft.time.unwrap_or(arrival.received_at), arrival, permissions, &source)
+    };
+    let time = check().map_err(|rejection: Rejection| rejection.of_event(&source, &id))?;
+    Ok(UsageEvent {
+        specversion: SpecVersion::V1,
+        id: event::identity(&source, &id, &draft.data.decision),
+        source,
+        kind: draft.kind,
+        time,
+        subject: draft.subject,
+        workspace: arrival.workspace.clone(),
+        received_at: arrival.received_at,
+        data: draft.data,
+    })
+}
+
+fn check_time(time: DateTime<Utc>, arrival: &Arrival, permissions: &Permissions, source: &str) -> Result<DateTime<Utc>, Rejection> {
+    if is_in_window(time, arrival.received_at) {
+        return Ok(time);
+    }
+    if time > arrival.received_at + permissions.clock_ahead + AHEAD {
+        return Err(Rejection::new(
+            Reason::TimeInFuture,
+            "/time",
+            format!("The event's time is more than {} minutes ahead. Check the sender's clock and the unit.", AHEAD.num_minutes()),
+        ));
+    }
+    let may_backfill = permissions.backfill.contains(source) || permissions.backfill.contains(arrival.source);
+    if time < arrival.received_at - BACK && (!may_backfill || time < DateTime::UNIX_EPOCH + TimeDelta::days(3653)) {
+        return Err(Rejection::new(
+            Reason::TimeTooOld,
+            "/time",
+            format!(
+                "The event lies more than {} days back. If it is history, give its source `backfill: true` in the catalogue and replay.",
+                BACK.num_days()
+            ),
+        ));
+    }
+    Ok(time)
+}
+
+fn check_lengths(draft: &Draft, source: &str, id: &str) -> Result<(), Rejection> {
+    let data = &draft.data;
+    let texts: [(&str, &str, usize); 14] = [
+        ("/source", source, 256),
+        ("/id", id, 512),
+        ("/type", &draft.kind, 128),
+        ("/subject", &draft.subject, 256),
+        ("/data/api", &data.api, 128),
+        ("/data/api_version", &data.api_version, 64),
+        ("/data/route", &data.route, 512),
+        ("/data/method", &data.method, 32),
+        ("/data/decision", &data.decision, 64),
+        ("/data/credential", &data.credential, 256),
+        ("/data/environment", &data.environment, 64),
+        ("/data/gateway", &data.gateway, 128),
+        ("/data/client_country", &data.client_country, 2),
+        ("/data/marker", &data.marker, 32),
+    ];
+    for (pointer, text, most) in texts {
+        if text.len() > most {
+            return Err(Rejection::out_of_range(pointer, &format!("at most {most} bytes long")));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::formats::Format;
+
+    fn judge(time: DateTime<Utc>, permissions: &Permissions) -> Result<UsageEvent, Reason> {
+        let record = format!(r#"{{"specversion":"1.0","id":"1","source":"edge","type":"t","time":"{}"}}"#, time.to_rfc3339());
+        let draft = Format::Cloudevents.decode(record.as_bytes()).expect("it is right");
+        let workspace = WorkspaceId::new();
+        let arrival = Arrival { workspace: &workspace, source: "token", received_at: now(), fallback_id: "f" };
+        admit(draft, &arrival, permissions).map_err(|r| r.reason)
+    }
+
+    fn now() -> DateTime<Utc> {
+        "2026-11-21T12:00:00Z".parse().expect("a time")
+    }
+
+    #[test]
+    fn the_window_ends_exactly_where_it_says() {
+        let ordinary = Permissions::default();
+        let second = TimeDelta::seconds(1);
+        assert!(judge(now() - BACK, &ordinary).is_ok());
+        assert_eq!(judge(now() - BACK - second, &ordinary), Err(Reason::TimeTooOld));
+        assert!(judge(now() + AHEAD, &ordinary).is_ok());
+        assert_eq!(judge(now() + AHEAD + second, &ordinary), Err(Reason::TimeInFuture));
+    }
+
+    #[test]
+    fn permission_reaches_back_and_a_test_clock_ahead() {
+        let backfill = Permissions { backfill: ["edge".to_owned()].into(), ..Permissions::default() };
+        assert!(judge(now() - TimeDelta::days(400), &backfill).is_ok());
+        assert_eq!(judge(DateTime::UNIX_EPOCH, &backfill), Err(Reason::TimeTooOld), "seconds taken for milliseconds");
+        let ahead = Permissions { clock_ahead: TimeDelta::days(31), ..Permissions::default() };
+        assert!(judge(now() + TimeDelta::days(31), &ahead).is_ok());
+        assert_eq!(judge(now() + TimeDelta::days(32), &ahead), Err(Reason::TimeInFuture));
+    }
+
+    #[test]
+    fn a_decision_is_the_identity_whatever_the_id() {
+        let workspace = WorkspaceId::new();
+        let arrival = Arrival { workspace: &workspace, source: "edge", received_at: now(), fallback_id: "f" };
+        let mut draft = Format::Cloudevents.decode(br#"{"specversion":"1.0","id":"1","source":"s","type":"t"}"#).expect("it is right");
+        assert_eq!(admit(draft.clone(), &arrival, &Permissions::default()).expect("in the window").id, "s/1");
+        draft.data.decision = "d1".to_owned();
+        assert_eq!(admit(draft, &arrival, &Permissions::default()).expect("in the window").id, "dec:d1");
+    }
+}

@@ -1,0 +1,220 @@
+//! CloudEvents 1.0 in JSON (<https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md>).
+//!
+//! `farebox.request.v1` is one API request; its `data` is [`RequestData`]: `latency_us` in microseconds, sizes in
+//! bytes, all numbers whole. Members of `data` that have no meaning of their own, and those of `data.properties`, are
+//! kept as properties. Any other type is a custom usage event: its whole `data` is properties. Properties are kept
+//! by JSON pointer with the number's digits as sent. Identity: `source` and `id`, unless `data.decision` is there.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use farebox_core::event::{AnsweredBy, REQUEST, RequestData};
+use serde_json::value::RawValue;
+
+use super::{Draft, latency, micros, path, status, without_secret};
+use crate::fields::{Object, text};
+use crate::verdict::{Reason, Rejection};
+
+/// Properties of one event, at most, and the longest value.
+const MAX_PROPERTIES: usize = 128;
+const MAX_PROPERTY: usize = 4096;
+
+pub fn decode(record: &[u8]) -> Result<Draft, Rejection> {
+    let event = Object::from_record(record)?;
+    // Read first, leniently, so that a rejection can name the event.
+    let named = |key| event.get(key).and_then(|raw| text(raw, key).ok()).unwrap_or_default();
+    let (source, id) = (named("source"), named("id"));
+    draft(&event).map_err(|rejection| rejection.of_event(&source, &id))
+}
+
+fn draft(event: &Object) -> Result<Draft, Rejection> {
+    let version = event.required_text("specversion", "/specversion")?;
+    if version != "1.0" {
+        return Err(Rejection::new(Reason::UnsupportedSpecversion, "/specversion", "/specversion must be \"1.0\"."));
+    }
+    let source = event.required_text("source", "/source")?;
+    let id = event.required_text("id", "/id")?;
+    let kind = event.required_text("type", "/type")?;
+    let subject = without_secret(event.text("subject", "/subject")?);
+    let time = event.get("time").map(|raw| time(raw)).transpose()?;
+    if event.get("data_base64").is_some() {
+        return Err(Rejection::new(Reason::UnsupportedData, "/data_base64", "Binary data is not read. Send JSON in /data."));
+    }
+    let data = match (event.get("data"), kind == REQUEST) {
+        (None, _) => RequestData::default(),
+        (Some(raw), true) => request(&Object::from_value(raw, "/data")?)?,
+        (Some(raw), false) => RequestData { properties: properties(raw)?, ..RequestData::default() },
+    };
+    Ok(Draft { source: Some(source), id: Some(id), kind, time, subject, data })
+}
+
+fn time(raw: &RawValue) -> Result<DateTime<Utc>, Rejection> {
+    let written = text(raw, "/time")?;
+    let time = DateTime::parse_from_rfc3339(&written)
+        .map_err(|_| Rejection::new(Reason::InvalidTime, "/time", "/time must be RFC 3339, such as 2026-11-21T13:40:35.123Z."))?;
+    Ok(micros(time.with_timezone(&Utc)))
+}
+
+fn request(data: &Object) -> Result<RequestData, Rejection> {
+    let mut request = RequestData::default();
+    for (key, raw) in data.iter().filter(|(_, raw)| raw.get() != "null") {
+        let at = format!("/data/{}", escape(key));
+        match key {
+            "api" => request.api = text(raw, &at)?,
+            "api_version" => request.api_version = text(raw, &at)?,
+            "route" => path::without_query(&text(raw, &at)?).clone_into(&mut request.route),
+            "method" => request.method = text(raw, &at)?.to_ascii_uppercase(),
+            "status" => request.status = status(number(raw, &at)?, &at)?,
+            "latency_us" => request.latency_us = latency(number(raw, &at)?),
+            "request_bytes" => request.request_bytes = number(raw, &at)?,
+            "response_bytes" => request.response_bytes = number(raw, &at)?,
+            "cached" => request.cached = serde_json::from_str(raw.get()).map_err(|_| Rejection::wrong_type(&at, "true or false"))?,
+            "answered_by" => request.answered_by = answered_by(&text(raw, &at)?, &at)?,
+            "decision" => request.decision = text(raw, &at)?,
+            "credential" => request.credential = without_secret(text(raw, &at)?),
+            "environment" => request.environment = text(raw, &at)?,
+            "gateway" => request.gateway = text(raw, &at)?,
+            "client_country" => request.client_country = country(&text(raw, &at)?, &at)?,
+            "marker" => request.marker = marker(&text(raw, &at)?, &at)?,
+            "properties" => {
+                let members = Object::from_value(raw, &at)?;
+                for (name, value) in members.iter() {
+                    flatten(value, format!("/{}", escape(name)), &mut request.properties)?;
+                }
+            }
+            _ => flatten(raw, format!("/{}", escape(key)), &mut request.properties)?,
+        }
+    }
+    Ok(request)
+}
+
+/// Whole numbers only, and not in quotes: a CloudEvent is written for us, so what deviates is a mistake.
+fn number(raw: &RawValue, pointer: &str) -> Result<u64, Rejection> {
+    if raw.get().starts_with('"') {
+        return Err(Rejection::wrong_type(pointer, "a number, without quotes"));
+    }
+    crate::fields::scaled(raw, 0, pointer)
+}
+
+fn answered_by(value: &str, pointer: &str) -> Result<AnsweredBy, Rejection> {
+    match value {
+        "upstream" => Ok(AnsweredBy::Upstream),
+        "gateway" => Ok(AnsweredBy::Gateway),
+        "cache" => Ok(AnsweredBy::Cache),
+        "" | "unknown" => Ok(AnsweredBy::Unknown),
+        _ => Err(Rejection::out_of_range(pointer, "`upstream`, `gateway`, `cache` or `unknown`")),
+    }
+}
+
+fn country(value: &str, pointer: &str) -> Result<String, Rejection> {
+    let fits = value.is_empty() || (value.len() == 2 && value.bytes().all(|b| b.is_ascii_alphabetic()));
+    if fits { Ok(value.to_ascii_uppercase()) } else { Err(Rejection::out_of_range(pointer, "an ISO 3166-1 code of two letters")) }
+}
+
+fn marker(value: &str, pointer: &str) -> Result<String, Rejection> {
+    match value {
+        "" | "mirror" | "health_check" | "retry" => Ok(value.to_owned()),
+        _ => Err(Rejection::out_of_range(pointer, "`mirror`, `health_check` or `retry`")),
+    }
+}
+
+fn properties(data: &RawValue) -> Result<BTreeMap<String, String>, Rejection> {
+    let mut properties = BTreeMap::new();
+    flatten(data, String::new(), &mut properties)?;
+    Ok(properties)
+}
+
+/// Scalars by their pointer; nulls are left out. Bounded in depth by [`crate::fields::MAX_DEPTH`].
+fn flatten(raw: &RawValue, pointer: String, into: &mut BTreeMap<String, String>) -> Result<(), Rejection> {
+    let written = raw.get();
+    let value = match written.as_bytes().first() {
+        Some(b'{') => {
+            for (key, value) in Object::from_value(raw, &pointer)?.iter() {
+                flatten(value, format!("{pointer}/{}", escape(key)), into)?;
+            }
+            return Ok(());
+        }
+        Some(b'[') => {
+            let items: Vec<&RawValue> = serde_json::from_str(written).map_err(|_| Rejection::wrong_type(&pointer, "an array"))?;
+            for (index, value) in items.into_iter().enumerate() {
+                flatten(value, format!("{pointer}/{index}"), into)?;
+            }
+            return Ok(());
+        }
+        Some(b'"') => text(raw, &pointer)?,
+        Some(b'n') => return Ok(()),
+        _ => written.to_owned(),
+    };
+    if value.len() > MAX_PROPERTY || pointer.len() > MAX_PROPERTY {
+        return Err(Rejection::out_of_range(crate::fields::shorten(&pointer), "at most 4096 bytes long"));
+    }
+    into.insert(pointer, value);
+    if into.len() > MAX_PROPERTIES {
+        return Err(Rejection::new(Reason::OutOfRange, "/data", format!("An event has at most {MAX_PROPERTIES} properties.")));
+    }
+    Ok(())
+}
+
+fn escape(key: &str) -> String {
+    key.replace('~', "~0").replace('/', "~1")
+}
+
+#[cfg(test)]
+pub(super) const SAMPLE: &str = r#"{"specversion":"1.0","id":"A-1","source":"edge-eu","type":"farebox.request.v1","time":"2026-11-21T13:40:35.1234567Z","subject":"initech-prod","datacontenttype":"application/json","data":{"api":"orders","api_version":"v1","route":"GET /orders/{id}?token=s3cret","method":"get","status":200,"latency_us":2310,"request_bytes":0,"response_bytes":443,"cached":false,"answered_by":"upstream","client_country":"de","region":"eu","properties":{"tokens":{"total":12.50}}}}"#;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reason(record: &str) -> (Reason, String) {
+        let rejection = decode(record.as_bytes()).expect_err(record);
+        (rejection.reason, rejection.pointer)
+    }
+
+    #[test]
+    fn a_request_is_read_whole() {
+        insta::assert_debug_snapshot!(decode(SAMPLE.as_bytes()).expect("a true sample"));
+    }
+
+    #[test]
+    fn a_custom_event_keeps_its_numbers_as_sent() {
+        let draft = decode(br#"{"specversion":"1.0","id":"1","source":"app","type":"llm.completion","subject":"a","data":{"total_tokens":12.340,"m/n":[true,null,"x"]}}"#)
+            .expect("it is right");
+        let expected = [("/total_tokens", "12.340"), ("/m~1n/0", "true"), ("/m~1n/2", "x")];
+        assert_eq!(draft.data.properties, expected.map(|(k, v)| (k.to_owned(), v.to_owned())).into());
+        assert_eq!(draft.time, None);
+    }
+
+    #[test]
+    fn each_mistake_has_its_reason() {
+        let event = |data: &str| format!(r#"{{"specversion":"1.0","id":"1","source":"s","type":"farebox.request.v1","data":{data}}}"#);
+        let cases = [
+            ("{".to_owned(), Reason::InvalidJson, ""),
+            ("[]".to_owned(), Reason::NotAnObject, ""),
+            ("7".to_owned(), Reason::NotAnObject, ""),
+            (r#"{"specversion":"0.3"}"#.to_owned(), Reason::UnsupportedSpecversion, "/specversion"),
+            (r#"{"specversion":"1.0","source":"s","type":"t"}"#.to_owned(), Reason::MissingField, "/id"),
+            (r#"{"specversion":"1.0","source":"s","type":"t","id":""}"#.to_owned(), Reason::MissingField, "/id"),
+            (r#"{"specversion":"1.0","source":"s","type":"t","id":7}"#.to_owned(), Reason::WrongType, "/id"),
+            (r#"{"specversion":"1.0","source":"s","type":"t","id":"1","time":"yesterday"}"#.to_owned(), Reason::InvalidTime, "/time"),
+            (
+                r#"{"specversion":"1.0","source":"s","type":"t","id":"1","data_base64":"AA=="}"#.to_owned(),
+                Reason::UnsupportedData,
+                "/data_base64",
+            ),
+            (event("[]"), Reason::WrongType, "/data"),
+            (event(r#"{"status":"200"}"#), Reason::WrongType, "/data/status"),
+            (event(r#"{"status":700}"#), Reason::OutOfRange, "/data/status"),
+            (event(r#"{"latency_us":-1}"#), Reason::OutOfRange, "/data/latency_us"),
+            (event(r#"{"response_bytes":1e30}"#), Reason::OutOfRange, "/data/response_bytes"),
+            (event(r#"{"status":200,"status":200}"#), Reason::DuplicateKey, "/data"),
+            (event(&format!("{}{}", "[".repeat(99), "]".repeat(99))), Reason::TooDeep, ""),
+            (event(r#"{"status":NaN}"#), Reason::InvalidJson, ""),
+        ];
+        for (record, expected, pointer) in cases {
+            assert_eq!(reason(&record), (expected, pointer.to_owned()), "{record}");
+        }
+        let named = decode(br#"{"specversion":"1.0","source":"s","id":"n-1"}"#).expect_err("no type");
+        assert_eq!((named.source.as_str(), named.id.as_str()), ("s", "n-1"));
+    }
+}
