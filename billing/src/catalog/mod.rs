@@ -1,0 +1,27 @@
+//! The catalogue as code: a provider's settings, sources, apis, meters, plans and consumers in one file.
+//!
+//! [`parse`] reads the whole file and names everything that is wrong with it, each with its line. [`apply`] brings the
+//! workspace to what the file says, in one transaction; the same file again changes nothing. What a published plan
+//! version says never changes: other content under its number is refused. [`diff`] says what [`apply`] would do, and
+//! [`export`] writes the file back.
+
+mod errors;
+mod plan;
+mod raw;
+
+use farebox_core::money::Currency;
+
+pub use errors::{CatalogError, problem};
+
+use crate::rating::{PlanDefinition, TaxRate};
+
+/// Reads one entry of `plans`, for `farebox rate`; amounts without a currency are in `currency`.
+pub fn parse_plan(text: &str, currency: Currency) -> Result<(PlanDefinition, Option<TaxRate>), Vec<CatalogError>> {
+    let raw: raw::RawPlan = serde_saphyr::from_str(text).map_err(|e| vec![errors::from_parser(&e)])?;
+    let mut errors = errors::Errors::default();
+    let plan = plan::Reader { currency, errors: &mut errors }.plan(&raw, "plan");
+    match plan {
+        Some(plan) if errors.is_empty() => Ok(plan),
+        _ => Err(errors.into_sorted()),
+    }
+}

@@ -1,0 +1,382 @@
+//! Invoices: written once by [`crate::close`], immutable when issued (the database refuses otherwise), moved along
+//! their states: draft -> issued -> paid | void | uncollectible; uncollectible -> paid | void.
+
+use bigdecimal::BigDecimal;
+use chrono::{DateTime, Utc};
+use farebox_core::ids::{ConsumerId, InvoiceId, InvoiceLineId, PlanVersionId, SubscriptionId, WorkspaceId};
+use farebox_core::money::{Currency, Money, decimal_string};
+use farebox_core::period::Period;
+use serde::Serialize;
+use sqlx::PgConnection;
+
+use crate::BillingError;
+use crate::rating::LineKind;
+use crate::rating::plan::Collect;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize, sqlx::Type, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+pub enum State {
+    Draft,
+    Issued,
+    Paid,
+    Void,
+    Uncollectible,
+}
+
+impl State {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Draft => "draft",
+            Self::Issued => "issued",
+            Self::Paid => "paid",
+            Self::Void => "void",
+            Self::Uncollectible => "uncollectible",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+pub struct Invoice {
+    pub id: InvoiceId,
+    /// Given when it is issued, without gaps in its series.
+    pub number: Option<String>,
+    pub state: State,
+    /// regular, threshold, adjustment or final.
+    pub kind: String,
+    pub sequence: i32,
+    pub consumer: ConsumerId,
+    pub subscription: SubscriptionId,
+    pub period: Period,
+    #[schema(value_type = String)]
+    pub currency: Currency,
+    /// Without tax.
+    #[schema(value_type = String)]
+    pub subtotal: Money,
+    #[schema(value_type = String)]
+    pub tax: Money,
+    #[schema(value_type = String)]
+    pub total: Money,
+    pub collect: Collect,
+    pub due_days: i32,
+    /// As they were when it was drafted.
+    #[schema(value_type = Object)]
+    pub seller: serde_json::Value,
+    #[schema(value_type = Object)]
+    pub buyer: serde_json::Value,
+    pub created_at: DateTime<Utc>,
+    pub issued_at: Option<DateTime<Utc>>,
+    pub due_at: Option<DateTime<Utc>>,
+    pub paid_at: Option<DateTime<Utc>>,
+    /// Too small to collect, or negative: a line of the consumer's next invoice settles it.
+    pub carried: bool,
+    pub carried_into: Option<InvoiceId>,
+    pub stripe_id: Option<String>,
+    pub hosted_url: Option<String>,
+    pub lines: Vec<InvoiceLine>,
+}
+
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+pub struct InvoiceLine {
+    pub id: InvoiceLineId,
+    pub position: i32,
+    pub kind: LineKind,
+    pub name: String,
+    pub plan_version: Option<PlanVersionId>,
+    /// The price of the plan version, by name.
+    pub price: Option<String>,
+    pub meter: Option<String>,
+    pub period: Period,
+    #[serde(with = "decimal_string")]
+    #[schema(value_type = String)]
+    pub quantity: BigDecimal,
+    /// As priced: with the tax where it is inclusive, without where it is exclusive.
+    #[schema(value_type = String)]
+    pub amount: Money,
+    pub tax: Option<InvoiceTax>,
+    /// The arithmetic, for a person to follow.
+    pub explanation: String,
+    /// What the quantity was counted from: query, event count, hash over the event ids, attribution by version.
+    #[schema(value_type = Object)]
+    pub proof: Option<serde_json::Value>,
+}
+
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+pub struct InvoiceTax {
+    pub name: String,
+    #[serde(with = "decimal_string")]
+    #[schema(value_type = String)]
+    pub rate: BigDecimal,
+    pub inclusive: bool,
+    #[schema(value_type = String)]
+    pub amount: Money,
+}
+
+impl InvoiceLine {
+    /// The amount without tax.
+    pub fn net(&self) -> Money {
+        match &self.tax {
+            Some(tax) if tax.inclusive => Money::new(self.amount.minor - tax.amount.minor, self.amount.currency),
+            _ => self.amount,
+        }
+    }
+}
+
+/// Which invoices; all unless narrowed.
+#[derive(Debug, Clone, Default, serde::Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct InvoiceFilter {
+    /// Of this consumer (id).
+    pub consumer: Option<String>,
+    /// Of this subscription (id).
+    pub subscription: Option<String>,
+    pub state: Option<State>,
+}
+
+struct Row {
+    id: InvoiceId,
+    number: Option<String>,
+    state: State,
+    kind: String,
+    sequence: i32,
+    consumer: ConsumerId,
+    subscription: SubscriptionId,
+    period_start: DateTime<Utc>,
+    period_end: DateTime<Utc>,
+    currency: String,
+    subtotal_minor: i64,
+    tax_minor: i64,
+    total_minor: i64,
+    collect: String,
+    due_days: i32,
+    seller: serde_json::Value,
+    buyer: serde_json::Value,
+    created_at: DateTime<Utc>,
+    issued_at: Option<DateTime<Utc>>,
+    due_at: Option<DateTime<Utc>>,
+    paid_at: Option<DateTime<Utc>>,
+    carried: bool,
+    carried_into: Option<InvoiceId>,
+    stripe_id: Option<String>,
+    hosted_url: Option<String>,
+}
+
+impl Row {
+    fn into_invoice(self, lines: Vec<InvoiceLine>) -> Result<Invoice, BillingError> {
+        let currency: Currency = self.currency.parse().map_err(|e| BillingError::unreadable("an invoice", e))?;
+        Ok(Invoice {
+            id: self.id,
+            number: self.number,
+            state: self.state,
+            kind: self.kind,
+            sequence: self.sequence,
+            consumer: self.consumer,
+            subscription: self.subscription,
+            period: Period { start: self.period_start, end: self.period_end },
+            currency,
+            subtotal: Money::new(self.subtotal_minor, currency),
+            tax: Money::new(self.tax_minor, currency),
+            total: Money::new(self.total_minor, currency),
+            collect: if self.collect == "send_invoice" { Collect::SendInvoice } else { Collect::Automatically },
+            due_days: self.due_days,
+            seller: self.seller,
+            buyer: self.buyer,
+            created_at: self.created_at,
+            issued_at: self.issued_at,
+            due_at: self.due_at,
+            paid_at: self.paid_at,
+            carried: self.carried,
+            carried_into: self.carried_into,
+            stripe_id: self.stripe_id,
+            hosted_url: self.hosted_url,
+            lines,
+        })
+    }
+}
+
+/// Newest first; those before `after` (an id; empty for the first page), with their lines. Returns up to `limit`.
+pub async fn list(
+    conn: &mut PgConnection,
+    workspace: &WorkspaceId,
+    filter: &InvoiceFilter,
+    limit: i64,
+    after: &str,
+) -> Result<Vec<Invoice>, BillingError> {
+    let rows = sqlx::query_as!(
+        Row,
+        r#"SELECT id AS "id: InvoiceId", number, state AS "state: State", kind, sequence, consumer_id AS "consumer: ConsumerId",
+                  subscription_id AS "subscription: SubscriptionId", period_start, period_end, currency, subtotal_minor, tax_minor, total_minor,
+                  collect, due_days, seller, buyer, created_at, issued_at, due_at, paid_at, carried,
+                  carried_into AS "carried_into: InvoiceId", stripe_id, hosted_url
+           FROM invoices
+           WHERE workspace_id = $1 AND ($2::text IS NULL OR consumer_id = $2) AND ($3::text IS NULL OR subscription_id = $3)
+             AND ($4::text IS NULL OR state = $4) AND ($5 = '' OR id < $5)
+           ORDER BY id DESC LIMIT $6"#,
+        workspace.as_str(),
+        filter.consumer,
+        filter.subscription,
+        filter.state.map(State::as_str),
+        after,
+        limit
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    with_lines(conn, rows).await
+}
+
+pub async fn get(conn: &mut PgConnection, workspace: &WorkspaceId, id: &InvoiceId) -> Result<Option<Invoice>, BillingError> {
+    let row = sqlx::query_as!(
+        Row,
+        r#"SELECT id AS "id: InvoiceId", number, state AS "state: State", kind, sequence, consumer_id AS "consumer: ConsumerId",
+                  subscription_id AS "subscription: SubscriptionId", period_start, period_end, currency, subtotal_minor, tax_minor, total_minor,
+                  collect, due_days, seller, buyer, created_at, issued_at, due_at, paid_at, carried,
+                  carried_into AS "carried_into: InvoiceId", stripe_id, hosted_url
+           FROM invoices WHERE workspace_id = $1 AND id = $2"#,
+        workspace.as_str(),
+        id.as_str()
+    )
+    .fetch_optional(&mut *conn)
+    .await?;
+    Ok(with_lines(conn, row.into_iter().collect()).await?.pop())
+}
+
+async fn with_lines(conn: &mut PgConnection, rows: Vec<Row>) -> Result<Vec<Invoice>, BillingError> {
+    let ids: Vec<_> = rows.iter().map(|row| row.id.as_str().to_owned()).collect();
+    let found = sqlx::query!(
+        r#"SELECT invoice_id, id AS "id: InvoiceLineId", position, kind, name, plan_version_id AS "plan_version: PlanVersionId", price, meter,
+                  period_start, period_end, quantity, amount_minor, tax_name, tax_rate, tax_inclusive, tax_minor, explanation, proof
+           FROM invoice_lines WHERE invoice_id = ANY($1) ORDER BY invoice_id, position"#,
+        &ids
+    )
+    .fetch_all(conn)
+    .await?;
+    let mut lines: std::collections::HashMap<String, Vec<_>> = std::collections::HashMap::new();
+    for line in found {
+        lines.entry(line.invoice_id.clone()).or_default().push(line);
+    }
+    let mut invoices = Vec::with_capacity(rows.len());
+    for row in rows {
+        let currency: Currency = row.currency.parse().map_err(|e| BillingError::unreadable("an invoice", e))?;
+        let mut own = Vec::new();
+        for line in lines.remove(row.id.as_str()).unwrap_or_default() {
+            let kind = serde_json::from_value(line.kind.into()).map_err(|e| BillingError::unreadable("an invoice line", e))?;
+            let tax = match (line.tax_name, line.tax_rate, line.tax_inclusive) {
+                (Some(name), Some(rate), Some(inclusive)) => {
+                    Some(InvoiceTax { name, rate, inclusive, amount: Money::new(line.tax_minor, currency) })
+                }
+                _ => None,
+            };
+            own.push(InvoiceLine {
+                id: line.id,
+                position: line.position,
+                kind,
+                name: line.name,
+                plan_version: line.plan_version,
+                price: line.price,
+                meter: line.meter,
+                period: Period { start: line.period_start, end: line.period_end },
+                quantity: line.quantity,
+                amount: Money::new(line.amount_minor, currency),
+                tax,
+                explanation: line.explanation,
+                proof: line.proof,
+            });
+        }
+        invoices.push(row.into_invoice(own)?);
+    }
+    Ok(invoices)
+}
+
+/// Issued invoices with an amount to collect that are not in Stripe yet, oldest first, of all workspaces.
+pub async fn issued_not_pushed(conn: &mut PgConnection, limit: i64) -> Result<Vec<(WorkspaceId, InvoiceId)>, BillingError> {
+    let rows = sqlx::query!(
+        r#"SELECT workspace_id AS "workspace: WorkspaceId", id AS "id: InvoiceId" FROM invoices
+           WHERE state = 'issued' AND stripe_id IS NULL AND total_minor > 0 AND NOT carried ORDER BY id LIMIT $1"#,
+        limit
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.workspace, row.id)).collect())
+}
+
+/// Where the invoice is in Stripe. The first one recorded stays; another one for the same invoice is an error.
+pub async fn record_stripe(
+    conn: &mut PgConnection,
+    workspace: &WorkspaceId,
+    id: &InvoiceId,
+    stripe_id: &str,
+    hosted_url: Option<&str>,
+) -> Result<(), BillingError> {
+    let done = sqlx::query!(
+        "UPDATE invoices SET stripe_id = $3, hosted_url = coalesce($4, hosted_url), pushed_at = coalesce(pushed_at, $5)
+         WHERE workspace_id = $1 AND id = $2 AND (stripe_id IS NULL OR stripe_id = $3)",
+        workspace.as_str(),
+        id.as_str(),
+        stripe_id,
+        hosted_url,
+        farebox_core::clock::now()
+    )
+    .execute(conn)
+    .await?;
+    if done.rows_affected() == 1 {
+        return Ok(());
+    }
+    Err(BillingError::conflict(
+        "two-stripe-invoices",
+        format!("Invoice {id} is in Stripe under another id than {stripe_id}; void one of them."),
+    ))
+}
+
+pub async fn by_stripe_id(conn: &mut PgConnection, workspace: &WorkspaceId, stripe_id: &str) -> Result<Option<InvoiceId>, BillingError> {
+    Ok(sqlx::query_scalar!(
+        r#"SELECT id AS "id: InvoiceId" FROM invoices WHERE workspace_id = $1 AND stripe_id = $2"#,
+        workspace.as_str(),
+        stripe_id
+    )
+    .fetch_optional(conn)
+    .await?)
+}
+
+/// Paid at `at`. False when it was paid or void before: the news came twice, or late.
+pub async fn mark_paid(conn: &mut PgConnection, workspace: &WorkspaceId, id: &InvoiceId, at: DateTime<Utc>) -> Result<bool, BillingError> {
+    let done = sqlx::query!(
+        "UPDATE invoices SET state = 'paid', paid_at = $3, closed_at = $3 WHERE workspace_id = $1 AND id = $2 AND state IN ('issued', 'uncollectible')",
+        workspace.as_str(),
+        id.as_str(),
+        at
+    )
+    .execute(conn)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Void at `at`: it stands, and nothing is owed. False when it was paid or void before.
+pub async fn mark_void(conn: &mut PgConnection, workspace: &WorkspaceId, id: &InvoiceId, at: DateTime<Utc>) -> Result<bool, BillingError> {
+    let done = sqlx::query!(
+        "UPDATE invoices SET state = 'void', closed_at = $3 WHERE workspace_id = $1 AND id = $2 AND state IN ('issued', 'uncollectible')",
+        workspace.as_str(),
+        id.as_str(),
+        at
+    )
+    .execute(conn)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Given up at `at`. False when it was not open.
+pub async fn mark_uncollectible(
+    conn: &mut PgConnection,
+    workspace: &WorkspaceId,
+    id: &InvoiceId,
+    at: DateTime<Utc>,
+) -> Result<bool, BillingError> {
+    let done = sqlx::query!(
+        "UPDATE invoices SET state = 'uncollectible', closed_at = $3 WHERE workspace_id = $1 AND id = $2 AND state = 'issued'",
+        workspace.as_str(),
+        id.as_str(),
+        at
+    )
+    .execute(conn)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
