@@ -27,13 +27,13 @@ fn price(model: Model) -> Price {
     }
 }
 
-/// Up to 10^9 with up to 12 decimals.
+/// Up to 10^12 with up to 12 decimals: with the prices below it, still within 64 bits of minor units.
 fn quantity() -> impl Strategy<Value = BigDecimal> {
-    (0_i64..1_000_000_000_000_000, 0_i64..=12).prop_map(|(digits, scale)| BigDecimal::new(digits.into(), scale))
+    (0_i64..1_000_000_000_000_000, 3_i64..=12).prop_map(|(digits, scale)| BigDecimal::new(digits.into(), scale))
 }
 
 fn amounts() -> impl Strategy<Value = Amounts> {
-    (0_i64..1_000_000, 0_i64..=12).prop_map(|(digits, scale)| Amounts::of(usd(), BigDecimal::new(digits.into(), scale)))
+    (0_i64..1_000_000, 2_i64..=12).prop_map(|(digits, scale)| Amounts::of(usd(), BigDecimal::new(digits.into(), scale)))
 }
 
 fn tiers() -> impl Strategy<Value = Vec<Tier>> {
