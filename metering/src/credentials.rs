@@ -127,6 +127,25 @@ pub async fn first_issued(conn: &mut PgConnection, workspace: &WorkspaceId) -> R
     Ok(rows.into_iter().map(|row| (row.consumer_id, row.first)).collect())
 }
 
+/// A key that was issued, whatever became of it.
+#[derive(Debug, Clone)]
+pub struct Issued {
+    pub id: CredentialId,
+    pub consumer: ConsumerId,
+    pub at: DateTime<Utc>,
+}
+
+/// Every key ever issued: for insights.
+pub async fn issued(conn: &mut PgConnection, workspace: &WorkspaceId) -> Result<Vec<Issued>, MeteringError> {
+    Ok(sqlx::query_as!(
+        Issued,
+        r#"SELECT id AS "id: CredentialId", consumer_id AS "consumer: ConsumerId", created_at AS at FROM credentials WHERE workspace_id = $1 ORDER BY id"#,
+        workspace.as_str()
+    )
+    .fetch_all(conn)
+    .await?)
+}
+
 /// Of all workspaces, for the snapshot of `access`.
 pub async fn all_active(conn: &mut PgConnection) -> Result<Vec<ActiveCredential>, MeteringError> {
     Ok(sqlx::query_as!(

@@ -12,6 +12,7 @@
 //! room's functions, which take an open connection so that rooms share a transaction.
 #![forbid(unsafe_code)]
 
+pub mod activity;
 pub mod apis;
 mod attribution;
 pub mod completeness;

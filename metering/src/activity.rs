@@ -1,0 +1,151 @@
+//! Who made calls that qualify, and when: what insights' cohorts are built from. From rollups and the raw tail.
+//!
+//! A call qualifies when it succeeded (2xx or 3xx), is a consumer's in production, and is not marked as a health check
+//! or a mirrored copy.
+
+use chrono::{DateTime, NaiveDate, Utc};
+use chrono_tz::Tz;
+use clickhouse::Row;
+use farebox_core::App;
+use farebox_core::event::REQUEST;
+use farebox_core::ids::WorkspaceId;
+use farebox_core::period::Period;
+use serde::Deserialize;
+
+use crate::facts::{Facts, Table};
+use crate::{MeteringError, rule};
+
+/// The day that ClickHouse and Unix count from, in chrono's count.
+const UNIX_DAY: i32 = 719_163;
+/// Instants in one question: they travel in the query's address.
+const AT_ONCE: usize = 500;
+
+/// Who is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    Consumer,
+    /// Calls that carry no credential are left out.
+    Credential,
+}
+
+/// Which of the qualifying calls.
+#[derive(Debug, Clone)]
+pub struct Calls {
+    pub workspace: WorkspaceId,
+    pub unit: Unit,
+    pub period: Period,
+    pub api: Option<String>,
+    pub api_version: Option<String>,
+    pub route: Option<String>,
+}
+
+/// A day on which somebody called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ActiveDay {
+    /// Id of the consumer or credential.
+    pub who: String,
+    /// In the time zone asked for.
+    pub day: NaiveDate,
+    pub calls: u64,
+}
+
+/// Every day on which somebody has a qualifying call, sorted by who, then day.
+pub async fn days(app: &App, calls: &Calls, zone: Tz) -> Result<Vec<ActiveDay>, MeteringError> {
+    #[derive(Row, Deserialize)]
+    struct Found {
+        who: String,
+        day: i32,
+        calls: u64,
+    }
+    if calls.period.is_empty() {
+        return Ok(Vec::new());
+    }
+    let outer = "SELECT who, toInt32(toRelativeDayNum(minute, {zone:String})) AS day, sum(n) AS calls FROM ({facts}) GROUP BY who, day ORDER BY who, day";
+    let found = calls.query(app, outer).await?.param("zone", zone.name()).fetch_all::<Found>().await?;
+    let day = |n: i32| NaiveDate::from_num_days_from_ce_opt(n + UNIX_DAY).unwrap_or_default();
+    Ok(found.into_iter().map(|row| ActiveDay { who: row.who, day: day(row.day), calls: row.calls }).collect())
+}
+
+/// The first qualifying call of everybody who has one in the period.
+pub async fn first(app: &App, calls: &Calls) -> Result<Vec<(String, DateTime<Utc>)>, MeteringError> {
+    #[derive(Row, Deserialize)]
+    struct Found {
+        who: String,
+        at: i64,
+    }
+    if calls.period.is_empty() {
+        return Ok(Vec::new());
+    }
+    let outer = "SELECT who, toUnixTimestamp64Micro(min(first_at)) AS at FROM ({facts}) GROUP BY who ORDER BY who";
+    let found = calls.query(app, outer).await?.fetch_all::<Found>().await?;
+    Ok(found.into_iter().map(|row| (row.who, instant(row.at))).collect())
+}
+
+/// The first qualifying call of each of these at or after an instant of their own. Whether there is one is exact; when
+/// it shares its minute with an earlier one, the answer is the minute's last call.
+pub async fn first_since(
+    app: &App,
+    calls: &Calls,
+    since: &[(String, DateTime<Utc>)],
+) -> Result<Vec<(String, DateTime<Utc>)>, MeteringError> {
+    #[derive(Row, Deserialize)]
+    struct Found {
+        who: String,
+        at: i64,
+    }
+    let mut all = Vec::with_capacity(since.len());
+    for part in since.chunks(AT_ONCE) {
+        let Some(earliest) = part.iter().map(|(_, at)| *at).min() else { continue };
+        let Some(period) = calls.period.intersect(&Period { start: earliest, end: calls.period.end.max(earliest) }) else { continue };
+        let outer = "SELECT who, toUnixTimestamp64Micro(min(if(first_at >= since, first_at, last_at))) AS at FROM (\
+                     SELECT who, first_at, last_at, fromUnixTimestamp64Micro(transform(who, {whos:Array(String)}, {sinces:Array(Int64)}, toInt64(0)), 'UTC') AS since \
+                     FROM ({facts}) WHERE has({whos:Array(String)}, who)) WHERE last_at >= since GROUP BY who ORDER BY who";
+        let whos: Vec<_> = part.iter().map(|(who, _)| who.as_str()).collect();
+        let sinces: Vec<_> = part.iter().map(|(_, at)| at.timestamp_micros()).collect();
+        let narrowed = Calls { period, ..calls.clone() };
+        let query = narrowed.query(app, outer).await?.param("whos", whos).param("sinces", sinces);
+        let found = query.fetch_all::<Found>().await?;
+        all.extend(found.into_iter().map(|row| (row.who, instant(row.at))));
+    }
+    Ok(all)
+}
+
+fn instant(micros: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp_micros(micros).unwrap_or_default()
+}
+
+impl Calls {
+    async fn query(&self, app: &App, outer: &str) -> Result<clickhouse::query::Query, MeteringError> {
+        let rule = rule::current(&mut *app.pg.acquire().await?, &self.workspace).await?.1;
+        let who = match self.unit {
+            Unit::Consumer => "consumer",
+            Unit::Credential => "credential",
+        };
+        let mut filter = format!(
+            "{who} != '' AND consumer != '' AND type = '{REQUEST}' AND status >= 200 AND status < 400 \
+             AND environment IN ('', 'production') AND marker NOT IN ('health_check', 'mirror')"
+        );
+        let only = [("api", &self.api), ("api_version", &self.api_version), ("route", &self.route)];
+        for (column, value) in only {
+            if value.is_some() {
+                filter.push_str(&format!(" AND {column} = {{only_{column}:String}}"));
+            }
+        }
+        let column = |name, rolled: &str, raw: &str| (name, rolled.to_owned(), raw.to_owned());
+        let columns = vec![
+            column("minute", "minute", "minute"),
+            column("who", &format!("toString({who})"), &format!("toString({who})")),
+            column("n", "events", "toUInt64(1)"),
+            column("first_at", "first", "time"),
+            column("last_at", "last", "time"),
+        ];
+        let facts = Facts { table: Table::Routes, period: self.period, columns, filter, rule: &rule };
+        let mut query = facts.query(app, &self.workspace, outer);
+        for (column, value) in only {
+            if let Some(value) = value {
+                query = query.param(&format!("only_{column}"), value);
+            }
+        }
+        Ok(query)
+    }
+}
