@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::clickhouse;
+use crate::{clickhouse, stripe};
 
 /// An engine to be in the foreground.
 #[derive(Debug, Clone, clap::Subcommand)]
@@ -22,6 +22,8 @@ pub enum EngineCommand {
         #[arg(long, env = "FAREBOX_CLICKHOUSE_PASSWORD", default_value = "", hide_env_values = true)]
         password: String,
     },
+    /// The Stripe double, with the official stripe-mock behind it.
+    Stripe(stripe::Args),
 }
 
 /// Runs an engine until it is told to end. The process ends with its parent.
@@ -34,6 +36,7 @@ pub async fn run(command: EngineCommand) -> anyhow::Result<()> {
             };
             clickhouse::serve(clickhouse::Options { library, data, listen, password }).await?;
         }
+        EngineCommand::Stripe(args) => stripe::run(args).await?,
     }
     Ok(())
 }

@@ -44,6 +44,8 @@ mod webhooks;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::artefacts::{Artefacts, Missing};
+
 pub use mock::Place;
 pub use server::{Config, Serving, serve, start};
 pub use spec::Spec;
@@ -57,13 +59,13 @@ pub struct Args {
     /// Directory for the journal.
     #[arg(long)]
     pub data: PathBuf,
-    /// The official stripe-mock.
-    #[arg(long, default_value = ".engines/stripe-mock/stripe-mock")]
-    pub stripe_mock: PathBuf,
+    /// The official stripe-mock; found where engines/fetch puts it unless given.
+    #[arg(long)]
+    pub stripe_mock: Option<PathBuf>,
     /// A stripe-mock that already runs, instead of starting one.
     #[arg(long)]
     pub stripe_mock_url: Option<String>,
-    /// Stripe's OpenAPI document; beside stripe-mock, where engines/fetch leaves it, unless given.
+    /// Stripe's OpenAPI document; beside stripe-mock unless given.
     #[arg(long)]
     pub spec: Option<PathBuf>,
     /// Where browsers find the hosted pages, if not at the listening address.
@@ -74,15 +76,27 @@ pub struct Args {
     pub charge_delay: i64,
 }
 
-impl From<Args> for Config {
-    fn from(args: Args) -> Self {
-        let spec = args.spec.unwrap_or_else(|| args.stripe_mock.with_file_name("spec3.json"));
-        let mock = args.stripe_mock_url.map_or(Place::Binary(args.stripe_mock), Place::Running);
-        Self { listen: args.listen, mock, spec, data_dir: args.data, public_url: args.public_url, charge_delay: args.charge_delay }
+impl Args {
+    /// The configuration, with what was not given found where engines/fetch puts it.
+    pub fn config(self) -> Result<Config, Missing> {
+        let binary = match (self.stripe_mock, &self.stripe_mock_url, &self.spec) {
+            (Some(binary), ..) => binary,
+            // Nothing of what was fetched is needed.
+            (None, Some(_), Some(_)) => PathBuf::new(),
+            (None, ..) => Artefacts::find(None)?.stripe_mock()?,
+        };
+        Ok(Config {
+            listen: self.listen,
+            spec: self.spec.unwrap_or_else(|| binary.with_file_name("spec3.json")),
+            mock: self.stripe_mock_url.map_or(Place::Binary(binary), Place::Running),
+            data_dir: self.data,
+            public_url: self.public_url,
+            charge_delay: self.charge_delay,
+        })
     }
 }
 
 /// Serves until it fails.
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    serve(args.into()).await
+    serve(args.config()?).await
 }

@@ -8,29 +8,17 @@ use std::time::Duration;
 use axum::body::Bytes;
 use axum::http::{HeaderMap, StatusCode};
 use axum::{Router, routing};
-use farebox_engines::stripe::{Args, Config, Place, Spec, start};
+use farebox_engines::stripe::{Args, Config, Spec, start};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 /// Longer than anything here takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Where engines/fetch leaves stripe-mock and Stripe's OpenAPI document.
-pub fn fetched(name: &str) -> PathBuf {
-    let root = std::env::var_os("FAREBOX_ENGINES").map(PathBuf::from);
-    let root = root.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../.engines"));
-    let path = root.join("stripe-mock").join(name);
-    assert!(path.exists(), "{} is missing: run engines/fetch", path.display());
-    path
-}
-
 pub fn config(data: PathBuf) -> Config {
     let listen = "127.0.0.1:0".parse().unwrap();
-    let (mock, spec) = (fetched("stripe-mock"), fetched("spec3.json"));
-    let args = Args { listen, data, stripe_mock: mock.clone(), stripe_mock_url: None, spec: Some(spec), public_url: None, charge_delay: 0 };
-    let config = Config::from(args);
-    assert!(matches!(&config.mock, Place::Binary(binary) if *binary == mock));
-    config
+    let args = Args { listen, data, stripe_mock: None, stripe_mock_url: None, spec: None, public_url: None, charge_delay: 0 };
+    args.config().unwrap()
 }
 
 pub fn scratch(name: &str) -> PathBuf {
@@ -54,7 +42,7 @@ pub fn shared() -> &'static str {
     })
 }
 
-pub static SPEC: LazyLock<Spec> = LazyLock::new(|| Spec::load(&fetched("spec3.json")).unwrap());
+pub static SPEC: LazyLock<Spec> = LazyLock::new(|| Spec::load(&config(PathBuf::new()).spec).unwrap());
 
 #[derive(Debug)]
 pub struct Answer {
