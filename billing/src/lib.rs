@@ -4,7 +4,7 @@
 //! [`subscriptions`] pins a consumer to one from an instant on, and may backdate. When a period is over, [`close`]
 //! waits until its events are there, takes each subscription's usage with its proof from metering, lets the pure
 //! functions of [`rating`] price it, and writes one invoice with sealed proofs in one transaction; [`invoices`] then
-//! moves along its states, and `stripe` pushes it. [`audit`] re-derives every line from raw events. [`preview`] shows
+//! moves along its states, and [`stripe`] pushes it. [`audit`] re-derives every line from raw events. [`preview`] shows
 //! the invoice that is gathering, [`entitlements`] tells access what is allowed, [`revenue`] tells insights who pays.
 #![forbid(unsafe_code)]
 
@@ -16,6 +16,7 @@ pub mod invoices;
 pub mod plans;
 pub mod rating;
 pub mod revenue;
+pub mod stripe;
 pub mod subscriptions;
 
 pub use error::BillingError;

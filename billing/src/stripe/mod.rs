@@ -1,0 +1,46 @@
+//! Stripe collects what Farebox bills.
+//!
+//! A workspace gives its keys ([`settings`], sealed by [`seal`]). From then on every issued invoice with an amount to
+//! collect is pushed by [`workers`]: [`customers`] makes the consumer a customer there, [`push`] creates a draft, adds all
+//! lines at once ([`bill`], in the units of [`currency`]), compares the totals ([`compare`]), and finalises it only when
+//! they are equal. Each request is first stored with its bytes and key and then sent through the [`client`] ([`outbox`]);
+//! what an answer means is decided in [`verdict`]. So one invoice of ours is one invoice there, whatever crashes.
+//!
+//! Payment methods are given on Stripe's own page ([`checkout`]). What happens there comes back by webhook ([`http`],
+//! [`signature`], registered by [`endpoint`]) or, failing that, by a [`poll`]; either way an event is only a note that an
+//! object changed, which [`events`] then fetches, and [`state`] applies.
+
+pub mod bill;
+pub mod checkout;
+pub mod client;
+pub mod compare;
+pub mod currency;
+pub mod customers;
+pub mod endpoint;
+pub mod error;
+pub mod events;
+pub mod http;
+pub mod outbox;
+pub mod poll;
+pub mod push;
+pub mod seal;
+pub mod settings;
+pub mod signature;
+pub mod state;
+pub mod verdict;
+pub mod workers;
+
+use farebox_core::App;
+use tokio_util::sync::CancellationToken;
+
+pub use checkout::{checkout_setup_url, complete_setup, has_payment_method};
+pub use customers::ensure_customer;
+pub use endpoint::register_webhook;
+pub use error::StripeError;
+pub use http::router;
+
+/// The push workers, the events, and the poll, until `stop`.
+pub async fn run(app: App, stop: CancellationToken) -> anyhow::Result<()> {
+    tokio::join!(workers::run(app.clone(), stop.clone()), events::run(app.clone(), stop.clone()), poll::run(app, stop));
+    Ok(())
+}
