@@ -9,4 +9,18 @@
 pub mod action;
 pub mod arithmetic;
 pub mod calendar;
+mod error;
+mod http;
+pub mod kpis;
+mod params;
+mod query;
 pub mod ratio;
+
+pub use error::KpiError;
+pub use http::router;
+
+/// Nothing here runs by itself: every answer is computed when it is asked for.
+pub async fn run(_app: farebox_core::App, stop: tokio_util::sync::CancellationToken) -> anyhow::Result<()> {
+    stop.cancelled().await;
+    Ok(())
+}
