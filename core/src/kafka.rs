@@ -6,7 +6,7 @@ use anyhow::Context;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{ConsumerContext, StreamConsumer};
+use rdkafka::consumer::{BaseConsumer, ConsumerContext, StreamConsumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::FutureProducer;
 
@@ -50,7 +50,17 @@ impl Kafka {
 
     /// A consumer that commits only when told, and starts at the earliest offset when it has none.
     pub fn consumer<C: ConsumerContext + 'static>(&self, group: &str, context: C) -> Result<StreamConsumer<C>, KafkaError> {
-        ClientConfig::new()
+        self.consumer_config(group).create_with_context(context)
+    }
+
+    /// As [`Self::consumer`], polled by hand on a thread of its own, where rebalances may be waited for.
+    pub fn base_consumer<C: ConsumerContext + 'static>(&self, group: &str, context: C) -> Result<BaseConsumer<C>, KafkaError> {
+        self.consumer_config(group).create_with_context(context)
+    }
+
+    fn consumer_config(&self, group: &str) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config
             .set("bootstrap.servers", &self.config.brokers)
             .set("group.id", self.name(group))
             .set("group.protocol", "consumer")
@@ -60,8 +70,8 @@ impl Kafka {
             // Memory stays bounded however far behind a consumer is.
             .set("queued.max.messages.kbytes", "32768")
             .set("fetch.message.max.bytes", "4194304")
-            .set("enable.partition.eof", "false")
-            .create_with_context(context)
+            .set("enable.partition.eof", "false");
+        config
     }
 
     /// Creates what is missing of `topics` (base names).

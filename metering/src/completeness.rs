@@ -35,10 +35,10 @@ pub struct SourceProgress {
 
 #[derive(Row, Deserialize)]
 struct Seen {
-    source: String,
-    newest: i64,
-    received: i64,
-    deliveries: u64,
+    name: String,
+    newest_us: i64,
+    received_ms: i64,
+    copies: u64,
 }
 
 pub async fn of(app: &App, workspace: &WorkspaceId) -> Result<Completeness, MeteringError> {
@@ -46,8 +46,8 @@ pub async fn of(app: &App, workspace: &WorkspaceId) -> Result<Completeness, Mete
     let seen = facts::bound(
         app,
         workspace,
-        "SELECT toString(source) AS source, toUnixTimestamp64Micro(max(newest)) AS newest, toUnixTimestamp64Milli(max(received)) AS received, \
-         sum(deliveries) AS deliveries FROM intake WHERE workspace = {ws:String} GROUP BY intake.source ORDER BY source",
+        "SELECT toString(source) AS name, toUnixTimestamp64Micro(max(newest)) AS newest_us, toUnixTimestamp64Milli(max(received)) AS received_ms, \
+         sum(deliveries) AS copies FROM intake WHERE workspace = {ws:String} GROUP BY source ORDER BY name",
     )
     .fetch_all::<Seen>()
     .await?;
@@ -55,16 +55,16 @@ pub async fn of(app: &App, workspace: &WorkspaceId) -> Result<Completeness, Mete
     let mut complete_until = now;
     let mut progress = Vec::with_capacity(seen.len());
     for row in seen {
-        let source = registered.iter().find(|s| s.name == row.source);
-        let newest = DateTime::from_timestamp_micros(row.newest).unwrap_or_default();
-        let received = DateTime::from_timestamp_millis(row.received).unwrap_or_default();
+        let source = registered.iter().find(|s| s.name == row.name);
+        let newest = DateTime::from_timestamp_micros(row.newest_us).unwrap_or_default();
+        let received = DateTime::from_timestamp_millis(row.received_ms).unwrap_or_default();
         let idle = TimeDelta::seconds(i64::from(source.map_or(IDLE_S, |s| s.idle_s)));
         let holds_back = now - received <= idle && !source.is_some_and(|s| s.backfill);
         if holds_back {
             let lateness = TimeDelta::seconds(i64::from(source.map_or(LATENESS_S, |s| s.lateness_s)));
             complete_until = complete_until.min(newest - lateness);
         }
-        progress.push(SourceProgress { source: row.source, newest, received, deliveries: row.deliveries, holds_back });
+        progress.push(SourceProgress { source: row.name, newest, received, deliveries: row.copies, holds_back });
     }
     Ok(Completeness { complete_until, sources: progress })
 }

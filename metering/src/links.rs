@@ -109,7 +109,8 @@ pub(crate) async fn assign(
     }
     let gone = timelines::gone(old.iter().map(|r| r.at), rows.iter().map(|r| r.at));
     let change = Change::Link { kind, key: key.to_owned(), rows, gone, affected: Affected { from, to } };
-    timelines::write_outbox(conn, workspace, &change).await
+    timelines::write_outbox(conn, workspace, &change).await?;
+    Ok(())
 }
 
 async fn rows_of(conn: &mut PgConnection, workspace: &WorkspaceId, kind: Kind, key: &str) -> Result<Vec<LinkRow>, MeteringError> {

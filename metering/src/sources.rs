@@ -64,10 +64,9 @@ pub async fn set_networks(
     name: &str,
     networks: &[String],
 ) -> Result<bool, MeteringError> {
-    let done =
-        sqlx::query!("UPDATE sources SET networks = $3 WHERE workspace_id = $1 AND name = $2", workspace.as_str(), name, networks)
-            .execute(&mut *conn)
-            .await?;
+    let done = sqlx::query!("UPDATE sources SET networks = $3 WHERE workspace_id = $1 AND name = $2", workspace.as_str(), name, networks)
+        .execute(&mut *conn)
+        .await?;
     sqlx::query!("SELECT pg_notify('farebox_access', '')").execute(conn).await?;
     Ok(done.rows_affected() == 1)
 }

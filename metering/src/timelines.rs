@@ -11,6 +11,8 @@ use sqlx::PgConnection;
 use crate::MeteringError;
 use crate::links::Kind;
 
+pub use crate::sync::{Versions, sync};
+
 /// The beginning of time: 1970, where ClickHouse's clock starts.
 pub const BEGINNING: DateTime<Utc> = DateTime::UNIX_EPOCH;
 
@@ -78,6 +80,10 @@ pub(crate) enum Change {
     },
     /// Another counting rule is in force.
     Rule,
+    /// Events of these minutes are being removed; see [`crate::repair`].
+    Touch {
+        minutes: Vec<u32>,
+    },
 }
 
 /// Replaces a consumer's whole timeline for a product. Entries must not overlap; those shorter than a minute after
@@ -133,8 +139,9 @@ pub async fn set_subscription_timeline(
         })?;
     }
     let gone = gone(old.iter().map(|r| r.at), rows.iter().map(|r| r.at));
-    write_outbox(conn, workspace, &Change::Subscription { consumer: consumer.clone(), product: product.to_owned(), rows, gone, affected })
-        .await
+    let change = Change::Subscription { consumer: consumer.clone(), product: product.to_owned(), rows, gone, affected };
+    write_outbox(conn, workspace, &change).await?;
+    Ok(())
 }
 
 async fn subscription_rows(
@@ -204,17 +211,17 @@ pub(crate) async fn lock(conn: &mut PgConnection, key: &str) -> Result<(), sqlx:
     Ok(())
 }
 
-pub(crate) async fn write_outbox(conn: &mut PgConnection, workspace: &WorkspaceId, change: &Change) -> Result<(), MeteringError> {
+/// Returns the change's number.
+pub(crate) async fn write_outbox(conn: &mut PgConnection, workspace: &WorkspaceId, change: &Change) -> Result<i64, MeteringError> {
     let json = serde_json::to_value(change).map_err(|e| MeteringError::unreadable("a timeline change", e))?;
-    sqlx::query!(
-        "INSERT INTO timeline_outbox (workspace_id, change, created_at) VALUES ($1, $2, $3)",
+    Ok(sqlx::query_scalar!(
+        "INSERT INTO timeline_outbox (workspace_id, change, created_at) VALUES ($1, $2, $3) RETURNING id",
         workspace.as_str(),
         json,
         clock::now()
     )
-    .execute(conn)
-    .await?;
-    Ok(())
+    .fetch_one(conn)
+    .await?)
 }
 
 #[cfg(test)]

@@ -1,0 +1,97 @@
+//! This room's background loops.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use farebox_core::App;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::hints::Hints;
+use crate::recompute::{self, Search, Settling};
+use crate::{consumer, repair, timelines};
+
+/// How often timeline changes are looked for.
+const SYNC_EVERY: Duration = Duration::from_millis(200);
+/// How often all dirty minutes are searched for, whoever touched them.
+const SEARCH_EVERY: Duration = Duration::from_secs(15);
+const REPAIR_EVERY: Duration = Duration::from_secs(300);
+const GARBAGE_EVERY: Duration = Duration::from_secs(1800);
+
+/// Consumes, recomputes, copies timelines and repairs, until `stop`.
+pub async fn run(app: App, stop: CancellationToken) -> anyhow::Result<()> {
+    let hints = Arc::new(Hints::default());
+    tokio::try_join!(
+        consumer::run(app.clone(), hints.clone(), stop.clone()),
+        keep_recomputing(app.clone(), hints, stop.clone()),
+        every(SYNC_EVERY, &stop, "timelines could not be copied", async || timelines::sync(&app).await.map(drop)),
+        every(REPAIR_EVERY, &stop, "duplicates could not be searched for", async || repair::recent(&app).await.map(drop)),
+        every(GARBAGE_EVERY, &stop, "superseded rollup rows could not be deleted", async || recompute::collect_garbage(&app).await),
+    )?;
+    Ok(())
+}
+
+async fn keep_recomputing(app: App, hints: Arc<Hints>, stop: CancellationToken) -> anyhow::Result<()> {
+    let mut ticks = interval(Duration::from_millis(app.config.metering.recompute_every_ms.max(50)));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut settling = Settling::default();
+    let mut waiting = BTreeSet::new();
+    let mut next_search = Instant::now();
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = stop.cancelled() => return Ok(()),
+        }
+        let everywhere = Instant::now() >= next_search;
+        waiting.append(&mut hints.take());
+        if !everywhere && waiting.is_empty() {
+            continue;
+        }
+        let search = if everywhere { Search::Everywhere } else { Search::Minutes(&waiting) };
+        let step = tokio::select! {
+            step = recompute::step(&app, search, &mut settling) => step,
+            () = stop.cancelled() => return Ok(()),
+        };
+        match step {
+            Ok((_, clean)) => {
+                if clean || waiting.len() > 4000 {
+                    waiting.clear();
+                }
+                if everywhere && clean {
+                    next_search = Instant::now() + SEARCH_EVERY;
+                }
+            }
+            Err(error) => {
+                tracing::warn!("rollups could not be recomputed, answers are read from raw events meanwhile: {error}");
+                next_search = Instant::now() + Duration::from_secs(1);
+            }
+        }
+    }
+}
+
+/// Repeats `task` until `stop`. A failure is told and tried again at the next turn.
+async fn every(
+    period: Duration,
+    stop: &CancellationToken,
+    failed: &str,
+    task: impl AsyncFn() -> Result<(), crate::MeteringError>,
+) -> anyhow::Result<()> {
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut told = false;
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = stop.cancelled() => return Ok(()),
+        }
+        match task().await {
+            Ok(()) => told = false,
+            Err(error) if !told => {
+                tracing::warn!("{failed}, and will be tried again: {error}");
+                told = true;
+            }
+            Err(_) => {}
+        }
+    }
+}

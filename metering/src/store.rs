@@ -1,0 +1,189 @@
+//! Writes events to ClickHouse, and touches their minutes: one function for both, because events without a touch would
+//! leave rollups silently wrong.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use clickhouse::Row;
+use farebox_core::event::UsageEvent;
+use farebox_core::ids::WorkspaceId;
+use serde::Serialize;
+
+/// A row of `events`.
+#[derive(Debug, Clone, PartialEq, Row, Serialize)]
+pub struct EventRow {
+    pub workspace: String,
+    pub id: String,
+    #[serde(with = "clickhouse::serde::chrono::datetime64::micros")]
+    pub time: DateTime<Utc>,
+    #[serde(with = "clickhouse::serde::chrono::datetime64::millis")]
+    pub received_at: DateTime<Utc>,
+    pub source: String,
+    pub r#type: String,
+    pub subject: String,
+    pub credential: String,
+    pub gateway: String,
+    pub country: String,
+    pub answered_by: String,
+    pub api: String,
+    pub api_version: String,
+    pub route: String,
+    pub method: String,
+    pub environment: String,
+    pub marker: String,
+    pub status: u16,
+    pub latency_us: u32,
+    pub request_bytes: u64,
+    pub response_bytes: u64,
+    pub cached: bool,
+    pub properties: Vec<(String, String)>,
+    pub version: u64,
+    pub is_deleted: u8,
+}
+
+#[derive(Row, Serialize)]
+struct Touched {
+    workspace: String,
+    /// Seconds since 1970.
+    minute: u32,
+    n: u64,
+}
+
+#[derive(Row, Serialize)]
+struct Intake {
+    workspace: String,
+    source: String,
+    /// Days since 1970.
+    day: u16,
+    deliveries: u64,
+    #[serde(with = "clickhouse::serde::chrono::datetime64::micros")]
+    newest: DateTime<Utc>,
+    #[serde(with = "clickhouse::serde::chrono::datetime64::millis")]
+    received: DateTime<Utc>,
+}
+
+/// Bits of the reception time in a version: microseconds until 2112.
+const RECEPTION_BITS: u32 = 52;
+const RECEPTION_MASK: u64 = (1 << RECEPTION_BITS) - 1;
+
+/// Decides between copies of one identity, the highest winning. From the highest bits down: the revision (0 for what a
+/// gateway sends, one more for each correction by id), the inverted time of reception, so that the first received wins
+/// and a late retry never undoes a correction, and a bit that marks what the repair of duplicates removed.
+pub fn version(revision: u16, received_at: DateTime<Utc>) -> u64 {
+    let micros = u64::try_from(received_at.timestamp_micros()).unwrap_or(0).min(RECEPTION_MASK);
+    (u64::from(revision.min(2047)) << (RECEPTION_BITS + 1)) | ((RECEPTION_MASK - micros) << 1)
+}
+
+impl EventRow {
+    /// Why an event cannot be stored is a reason of the closed list of dead letters.
+    pub fn from_event(event: UsageEvent) -> Result<Self, &'static str> {
+        // ClickHouse's minutes end in 2106, and nothing was metered before 2000.
+        if !(946_684_800..=4_102_444_800).contains(&event.time.timestamp()) {
+            return Err("time-out-of-range");
+        }
+        if event.id.is_empty() {
+            return Err("id-missing");
+        }
+        let data = event.data;
+        Ok(Self {
+            workspace: event.workspace.into(),
+            id: event.id,
+            time: event.time,
+            received_at: event.received_at,
+            source: event.source,
+            r#type: event.kind,
+            subject: event.subject,
+            credential: data.credential,
+            gateway: data.gateway,
+            country: data.client_country,
+            answered_by: data.answered_by.as_str().to_owned(),
+            api: data.api,
+            api_version: data.api_version,
+            route: data.route,
+            method: data.method,
+            environment: data.environment,
+            marker: data.marker,
+            status: data.status,
+            latency_us: data.latency_us,
+            request_bytes: data.request_bytes,
+            response_bytes: data.response_bytes,
+            cached: data.cached,
+            properties: data.properties.into_iter().collect(),
+            version: version(0, event.received_at),
+            is_deleted: 0,
+        })
+    }
+
+    fn minute(&self) -> u32 {
+        let seconds = self.time.timestamp();
+        u32::try_from(seconds - seconds.rem_euclid(60)).unwrap_or(0)
+    }
+}
+
+/// Stores the rows and touches their minutes; returns the minutes. May be repeated with the same rows: copies replace
+/// each other, and a touch too many only costs a recomputation.
+pub async fn store(client: &clickhouse::Client, rows: &[&EventRow]) -> Result<Vec<(WorkspaceId, u32)>, clickhouse::error::Error> {
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut insert = client
+        .insert::<EventRow>("events")
+        .await?
+        .with_setting("optimize_on_insert", "0")
+        .with_setting("async_insert", "0")
+        // Whole batches may come again and must not be taken for copies of blocks: rows are told apart by identity.
+        .with_setting("insert_deduplicate", "0");
+    let mut minutes: BTreeMap<(&str, u32), u64> = BTreeMap::new();
+    let mut intake: BTreeMap<(&str, &str, i64), (u64, DateTime<Utc>, DateTime<Utc>)> = BTreeMap::new();
+    for row in rows {
+        insert.write(*row).await?;
+        *minutes.entry((&row.workspace, row.minute())).or_default() += 1;
+        let day = row.received_at.timestamp().div_euclid(86_400);
+        let seen = intake.entry((&row.workspace, &row.source, day)).or_insert((0, row.time, row.received_at));
+        *seen = (seen.0 + 1, seen.1.max(row.time), seen.2.max(row.received_at));
+    }
+    insert.end().await?;
+
+    let mut touch = client.insert::<Touched>("touched").await?.with_setting("async_insert", "0").with_setting("insert_deduplicate", "0");
+    for ((workspace, minute), n) in &minutes {
+        touch.write(&Touched { workspace: (*workspace).to_owned(), minute: *minute, n: *n }).await?;
+    }
+    touch.end().await?;
+
+    let mut ledger = client.insert::<Intake>("intake").await?.with_setting("async_insert", "0").with_setting("insert_deduplicate", "0");
+    for ((workspace, source, day), (deliveries, newest, received)) in intake {
+        let day = u16::try_from(day).unwrap_or(0);
+        ledger.write(&Intake { workspace: workspace.to_owned(), source: source.to_owned(), day, deliveries, newest, received }).await?;
+    }
+    ledger.end().await?;
+    Ok(minutes.into_keys().filter_map(|(workspace, minute)| Some((workspace.parse().ok()?, minute))).collect())
+}
+
+/// Touches minutes whose events or attribution have changed.
+pub(crate) async fn touch(client: &clickhouse::Client, workspace: &WorkspaceId, minutes: &[u32]) -> Result<(), clickhouse::error::Error> {
+    let mut touch = client.insert::<Touched>("touched").await?.with_setting("async_insert", "0").with_setting("insert_deduplicate", "0");
+    for minute in minutes {
+        touch.write(&Touched { workspace: workspace.to_string(), minute: *minute, n: 1 }).await?;
+    }
+    touch.end().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use chrono::TimeDelta;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_correction_beats_any_copy_and_of_copies_the_first_received_wins(
+            at in 1_600_000_000_000_000_i64..4_000_000_000_000_000, later in 1_i64..1_000_000_000, revision in 0_u16..2046,
+        ) {
+            let first = DateTime::from_timestamp_micros(at).expect("in range");
+            let second = first + TimeDelta::microseconds(later);
+            prop_assert!(version(revision, first) > version(revision, second) + 1);
+            prop_assert!(version(revision + 1, second) > version(revision, first) + 1);
+            prop_assert_eq!(version(revision, first) & 1, 0);
+        }
+    }
+}
