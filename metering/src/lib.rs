@@ -24,6 +24,7 @@ mod error;
 mod facts;
 mod fence;
 mod hints;
+pub mod latest;
 pub mod links;
 mod measure;
 pub mod meters;
