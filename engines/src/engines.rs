@@ -103,8 +103,13 @@ impl Engines {
         // Preparing waits for processes and disks, so it happens off the runtime, each engine beside the others.
         let prepared = tokio::task::spawn_blocking(move || engines.prepare(&options).map(|()| engines)).await;
         engines = prepared.map_err(|error| Error::Thread(error.to_string()))??;
-        engines.all_ready().await?;
-        Ok(engines)
+        match engines.all_ready().await {
+            Ok(()) => Ok(engines),
+            Err(error) => {
+                engines.stop().await;
+                Err(error)
+            }
+        }
     }
 
     fn prepare(&mut self, options: &Options) -> Result<(), Error> {

@@ -13,9 +13,9 @@ use tokio::sync::watch;
 use crate::child::{Recipe, family, last_lines};
 use crate::progress::{Event, Progress};
 
-/// Deaths within [`WINDOW`] after which an engine is given up.
-const DEATHS: usize = 5;
-const WINDOW: Duration = Duration::from_mins(1);
+/// Deaths after which an engine is given up. One that answered for [`STEADY`] starts counting anew.
+const DEATHS: u32 = 5;
+const STEADY: Duration = Duration::from_mins(1);
 /// The pause before the first restart; doubled each time.
 const PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -88,7 +88,7 @@ impl Keeper {
             state: watch::Sender::new(State::Starting { starts: 1 }),
         });
         let stop = recipe.stop;
-        let mut run = Run { shared: Arc::clone(&shared), recipe, ready, progress, starts: 0, deaths: Vec::new() };
+        let mut run = Run { shared: Arc::clone(&shared), recipe, ready, progress, starts: 0, deaths: 0 };
         // A thread of its own, and not a task: the child lives only as long as the thread that spawned it.
         let thread = std::thread::Builder::new().name(format!("keep-{name}")).spawn(move || run.keep())?;
         Ok(Self { shared, stop, thread: Some(thread) })
@@ -159,7 +159,7 @@ struct Run {
     ready: Ready,
     progress: Progress,
     starts: u32,
-    deaths: Vec<Instant>,
+    deaths: u32,
 }
 
 impl Run {
@@ -172,12 +172,16 @@ impl Run {
             self.starts += 1;
             self.shared.state.send_replace(State::Starting { starts: self.starts });
             let started = Instant::now();
-            let reason = match self.recipe.spawn() {
+            let end = match self.recipe.spawn() {
                 Ok((child, log_from)) => self.attend(child, log_from, started),
-                Err(error) => Some(format!("it cannot be started: {error}")),
+                Err(error) => End::Died(format!("it cannot be started: {error}")),
             };
-            let Some(reason) = reason else { continue };
-            if let Some(sentence) = self.note_death(&reason) {
+            let given_up = match end {
+                End::Asked => None,
+                End::Died(reason) => self.note_death(&reason),
+                End::NeverReady => Some(self.sentence(&format!("did not answer within {} s of its start", STARTUP.as_secs()))),
+            };
+            if let Some(sentence) = given_up {
                 self.progress.send(&self.shared.name, Event::Failed(sentence.clone()));
                 self.shared.state.send_replace(State::Failed(sentence));
                 return;
@@ -185,8 +189,8 @@ impl Run {
         }
     }
 
-    /// Follows one process to its end. `None` when that end was asked for.
-    fn attend(&mut self, mut child: Child, log_from: u64, since: Instant) -> Option<String> {
+    /// Follows one process to its end.
+    fn attend(&mut self, mut child: Child, log_from: u64, since: Instant) -> End {
         let pid = i32::try_from(child.id()).expect("the kernel's process numbers are i32");
         {
             let mut wish = self.shared.wish();
@@ -195,28 +199,33 @@ impl Run {
                 let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             }
         }
-        let mut is_ready = false;
-        let end = loop {
-            if let Some(end) = self.ended(&mut child) {
-                break end;
+        let mut ready_since = None;
+        let status = loop {
+            if let Some(status) = self.ended(&mut child) {
+                break status;
             }
-            if is_ready {
-                std::thread::sleep(POLL);
-            } else if (self.ready)(&Started { pid, recipe: &self.recipe, log_from }) {
-                is_ready = true;
-                self.progress.send(&self.shared.name, Event::Ready { after: since.elapsed(), starts: self.starts });
-                self.shared.state.send_replace(State::Ready { starts: self.starts });
-            } else if since.elapsed() > STARTUP {
-                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-                std::thread::sleep(POLL);
-            } else {
-                std::thread::sleep(POLL);
+            if ready_since.is_none() {
+                if (self.ready)(&Started { pid, recipe: &self.recipe, log_from }) {
+                    ready_since = Some(Instant::now());
+                    self.progress.send(&self.shared.name, Event::Ready { after: since.elapsed(), starts: self.starts });
+                    self.shared.state.send_replace(State::Ready { starts: self.starts });
+                } else if since.elapsed() > STARTUP {
+                    let _ = child.kill();
+                }
             }
+            std::thread::sleep(POLL);
         };
+        if ready_since.is_some_and(|since| since.elapsed() > STEADY) {
+            self.deaths = 0;
+        }
         let mut wish = self.shared.wish();
-        let asked = std::mem::take(&mut wish.asked) || wish.stop || wish.down;
-        drop(wish);
-        (!asked).then(|| format!("it ended with {end}: {}", last_lines(&self.recipe.log, log_from, 2)))
+        if std::mem::take(&mut wish.asked) || wish.stop || wish.down {
+            End::Asked
+        } else if ready_since.is_none() && since.elapsed() > STARTUP {
+            End::NeverReady
+        } else {
+            End::Died(format!("it ended with {status}: {}", last_lines(&self.recipe.log, log_from, 2)))
+        }
     }
 
     fn ended(&self, child: &mut Child) -> Option<ExitStatus> {
@@ -248,24 +257,34 @@ impl Run {
     }
 
     fn pause(&self) -> Duration {
-        match u32::try_from(self.deaths.len()) {
-            Ok(deaths @ 1..) => (PAUSE * 2_u32.saturating_pow(deaths - 1)).min(LONGEST_PAUSE),
-            _ => Duration::ZERO,
+        match self.deaths {
+            0 => Duration::ZERO,
+            deaths => (PAUSE * 2_u32.saturating_pow(deaths - 1)).min(LONGEST_PAUSE),
         }
     }
 
     /// Counts a death, and gives the final sentence when it was one too many.
     fn note_death(&mut self, reason: &str) -> Option<String> {
-        self.deaths.retain(|death| death.elapsed() < WINDOW);
-        self.deaths.push(Instant::now());
+        self.deaths += 1;
         if let Some(full) = crate::datadir::full_disk(&self.recipe.directory) {
             return Some(full);
         }
-        if self.deaths.len() >= DEATHS {
-            let log = self.recipe.log.display();
-            return Some(format!("{} died {DEATHS} times within a minute and is given up; {reason}. Its log: {log}", self.shared.name));
+        if self.deaths >= DEATHS {
+            return Some(self.sentence(&format!("died {DEATHS} times in a row and is given up; {reason}")));
         }
         self.progress.send(&self.shared.name, Event::Died { reason: reason.to_owned(), restart_in: self.pause() });
         None
     }
+
+    fn sentence(&self, what: &str) -> String {
+        format!("{} {what}. Its log: {}", self.shared.name, self.recipe.log.display())
+    }
+}
+
+/// How a process ended.
+enum End {
+    /// Somebody wanted it to.
+    Asked,
+    Died(String),
+    NeverReady,
 }

@@ -6,7 +6,8 @@ pub fn xml(cores: usize) -> String {
     let merges = cores.clamp(2, 8);
     format!(
         "<clickhouse>
-  <logger><level>warning</level><console>1</console></logger>
+  <!-- A failed query is its client's affair, not thirty lines in the log. -->
+  <logger><console>1</console><levels><executeQuery>none</executeQuery></levels></logger>
   <max_server_memory_usage_to_ram_ratio>0.5</max_server_memory_usage_to_ram_ratio>
   <mark_cache_size>134217728</mark_cache_size>
   <index_mark_cache_size>16777216</index_mark_cache_size>

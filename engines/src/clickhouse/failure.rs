@@ -11,6 +11,11 @@ pub struct Failure {
 
 impl From<String> for Failure {
     fn from(text: String) -> Self {
+        // Some errors of formats come with their prefix twice.
+        let text = match text.split_once(". DB::Exception: ") {
+            Some((code, rest)) if rest.starts_with(&format!("{code}. DB::Exception: ")) => rest.to_owned(),
+            _ => text,
+        };
         let digits = text.strip_prefix("Code: ").and_then(|rest| rest.split('.').next());
         // 1001 is ClickHouse's STD_EXCEPTION: an error that did not come as its own exception.
         Self { code: digits.and_then(|code| code.parse().ok()).unwrap_or(1001), text }

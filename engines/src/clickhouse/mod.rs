@@ -70,6 +70,7 @@ pub async fn serve(options: Options) -> Result<(), Error> {
         "clickhouse".to_owned(),
         format!("--path={}", options.data.join("store").display()),
         format!("--config-file={}", settings.display()),
+        "--log-level=warning".to_owned(),
     ];
     let engine_error = |reason: String| Error::Engine { path: options.data.clone(), reason };
     // Held to the end: when the last connection closes, the engine shuts down.

@@ -123,11 +123,18 @@ fn query_parts<'a>(sql: &'a [u8], first: &Token, tokens: Tokens<'a>) -> Result<Q
     let mut depth = usize::from(first.kind == Kind::Open);
     let mut previous = *first;
     let mut semicolon = None;
+    // `FORMAT x` ends a query, but for SETTINGS; anywhere else `format` is a name.
+    let mut format = None;
     found.is_select = first.kind == Kind::Open || first.is(sql, "SELECT") || first.is(sql, "WITH");
     found.changes_session = first.is(sql, "SET") || first.is(sql, "USE");
     for token in tokens {
         if semicolon.is_some() {
             return Err(Refusal::SeveralStatements);
+        }
+        if let Some(format) = format.take()
+            && (token.kind == Kind::Semicolon || token.is(sql, "SETTINGS"))
+        {
+            found.format = Some(format);
         }
         match token.kind {
             Kind::Open => depth += 1,
@@ -135,7 +142,7 @@ fn query_parts<'a>(sql: &'a [u8], first: &Token, tokens: Tokens<'a>) -> Result<Q
             Kind::Semicolon if depth == 0 => semicolon = Some(token.start),
             Kind::Word if depth == 0 => {
                 if previous.is(sql, "FORMAT") {
-                    found.format = Some(text(&sql[token.start..token.end])?);
+                    format = Some(text(&sql[token.start..token.end])?);
                 }
                 if previous.is(sql, "INTO") && token.is(sql, "OUTFILE") {
                     return Err(Refusal::NotOverHttp("INTO OUTFILE"));
@@ -148,6 +155,7 @@ fn query_parts<'a>(sql: &'a [u8], first: &Token, tokens: Tokens<'a>) -> Result<Q
         }
         previous = token;
     }
+    found.format = format.or(found.format);
     if let Some(end) = semicolon {
         found.text = &found.text[..end];
     }
@@ -300,6 +308,8 @@ mod tests {
     fn format_is_the_last_word_pair_outside_brackets() {
         assert_eq!(query_of("SELECT 'FORMAT x' FROM (SELECT 1 FORMAT) /* FORMAT z */ FORMAT JSON -- FORMAT q").format, Some("JSON"));
         assert_eq!(query_of("SELECT $a$ FORMAT x; $a$, {p:String}").format, None);
+        assert_eq!(query_of("SELECT 1 FORMAT CSV SETTINGS max_threads = 1;").format, Some("CSV"));
+        assert_eq!(query_of("SELECT format x FROM t WHERE format = 1").format, None);
         assert!(query_of("WITH 1 AS a SELECT a").is_select);
         assert!(query_of("(SELECT 1) UNION ALL (SELECT 2)").is_select);
         assert!(query_of("CREATE TEMPORARY TABLE x (a Int8)").changes_session);
@@ -309,7 +319,8 @@ mod tests {
     fn one_statement_at_a_time() {
         assert_eq!(query_of("SELECT 1 ; -- done").text, "SELECT 1 ");
         assert_eq!(parse(b"SELECT 1; DROP TABLE t"), Err(Refusal::SeveralStatements));
-        assert_eq!(query_of("SELECT ';', `;`, \";\", '\\';', ''';'").text.len(), 33);
+        let quoted = "SELECT ';', `;`, \";\", '\\';', ''';'";
+        assert_eq!(query_of(quoted).text, quoted);
         assert_eq!(parse(b" -- nothing\n"), Err(Refusal::Empty));
         assert_eq!(parse(b"SELECT 1 INTO OUTFILE '/etc/x'"), Err(Refusal::NotOverHttp("INTO OUTFILE")));
     }
