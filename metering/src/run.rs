@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::hints::Hints;
 use crate::recompute::{self, Search, Settling};
-use crate::{consumer, repair, timelines};
+use crate::{MeteringError, consumer, repair, timelines};
 
 /// How often timeline changes are looked for.
 const SYNC_EVERY: Duration = Duration::from_millis(200);
@@ -25,9 +25,11 @@ pub async fn run(app: App, stop: CancellationToken) -> anyhow::Result<()> {
     tokio::try_join!(
         consumer::run(app.clone(), hints.clone(), stop.clone()),
         keep_recomputing(app.clone(), hints, stop.clone()),
-        every(SYNC_EVERY, &stop, "timelines could not be copied", async || timelines::sync(&app).await.map(drop)),
-        every(REPAIR_EVERY, &stop, "duplicates could not be searched for", async || repair::recent(&app).await.map(drop)),
-        every(GARBAGE_EVERY, &stop, "superseded rollup rows could not be deleted", async || recompute::collect_garbage(&app).await),
+        every(SYNC_EVERY, &app, &stop, "timelines could not be copied", |app| async move { timelines::sync(&app).await.map(drop) }),
+        every(REPAIR_EVERY, &app, &stop, "duplicates could not be searched for", |app| async move { repair::recent(&app).await }),
+        every(GARBAGE_EVERY, &app, &stop, "superseded rollup rows could not be deleted", |app| async move {
+            recompute::collect_garbage(&app).await
+        }),
     )?;
     Ok(())
 }
@@ -71,11 +73,12 @@ async fn keep_recomputing(app: App, hints: Arc<Hints>, stop: CancellationToken) 
 }
 
 /// Repeats `task` until `stop`. A failure is told and tried again at the next turn.
-async fn every(
+async fn every<F: Future<Output = Result<(), MeteringError>> + Send>(
     period: Duration,
+    app: &App,
     stop: &CancellationToken,
     failed: &str,
-    task: impl AsyncFn() -> Result<(), crate::MeteringError>,
+    task: impl Fn(App) -> F + Send,
 ) -> anyhow::Result<()> {
     let mut ticks = interval(period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -85,7 +88,7 @@ async fn every(
             _ = ticks.tick() => {}
             () = stop.cancelled() => return Ok(()),
         }
-        match task().await {
+        match task(app.clone()).await {
             Ok(()) => told = false,
             Err(error) if !told => {
                 tracing::warn!("{failed}, and will be tried again: {error}");
