@@ -5,15 +5,27 @@
 //! version says never changes: other content under its number is refused. [`diff`] says what [`apply`] would do, and
 //! [`export`] writes the file back.
 
+mod apply;
+mod check;
 mod errors;
+mod export;
 mod plan;
 mod raw;
 
 use farebox_core::money::Currency;
 
+pub use apply::{Applied, Change, apply, diff};
+pub use check::{Catalog, ConsumerEntry, SubscriptionEntry};
 pub use errors::{CatalogError, problem};
+pub use export::export;
 
 use crate::rating::{PlanDefinition, TaxRate};
+
+/// Reads and checks a catalogue file.
+pub fn parse(text: &str) -> Result<Catalog, Vec<CatalogError>> {
+    let raw: raw::RawCatalog = serde_saphyr::from_str(text).map_err(|e| vec![errors::from_parser(&e)])?;
+    check::check(&raw)
+}
 
 /// Reads one entry of `plans`, for `farebox rate`; amounts without a currency are in `currency`.
 pub fn parse_plan(text: &str, currency: Currency) -> Result<(PlanDefinition, Option<TaxRate>), Vec<CatalogError>> {
@@ -25,3 +37,6 @@ pub fn parse_plan(text: &str, currency: Currency) -> Result<(PlanDefinition, Opt
         _ => Err(errors.into_sorted()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -97,7 +97,7 @@ pub fn change(plan_yaml: &str, usage_json: &str, change_json: &str) -> Result<Va
             Billed::InArrears => fee(price, amount, &before)?,
         });
     }
-    for new in &new_plan {
+    if let Some(new) = &new_plan {
         let after = Scope { proration: new.terms.proration, ..after };
         for (price, amount, _) in fees(new).filter(|(_, _, billed)| *billed == Billed::InAdvance) {
             lines.push(fee(price, amount, &after)?);

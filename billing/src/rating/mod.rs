@@ -5,6 +5,7 @@
 //! functions serve invoices, previews and `farebox rate`; none of them sees a store, a clock or an HTTP type.
 
 pub mod cli;
+pub mod cycle;
 pub mod error;
 pub mod lines;
 pub mod models;

@@ -1,0 +1,93 @@
+//! The workspace, as the file that would make it.
+
+use farebox_core::ids::WorkspaceId;
+use farebox_core::workspace;
+use farebox_metering::{apis, consumers, links, meters, sources};
+use serde::Serialize;
+use serde_json::{Value, json};
+use sqlx::PgConnection;
+
+use crate::{BillingError, plans, subscriptions};
+
+#[derive(Serialize)]
+struct File {
+    workspace: String,
+    currency: String,
+    time_zone: String,
+    #[serde(skip_serializing_if = "Value::is_null")]
+    seller: Value,
+    taxes: Value,
+    sources: Vec<Value>,
+    apis: Vec<Value>,
+    meters: Vec<Value>,
+    plans: Vec<Value>,
+    consumers: Vec<Value>,
+}
+
+/// YAML that [`super::apply`] finds nothing to change about.
+pub async fn export(conn: &mut PgConnection, ws: &WorkspaceId) -> Result<String, BillingError> {
+    let workspace = workspace::by_id(conn, ws).await?.ok_or(BillingError::NotFound("workspace"))?;
+    let to_value = |value: Result<Value, serde_json::Error>| value.map(pruned).map_err(|e| BillingError::unreadable("the catalogue", e));
+    let mut file = File {
+        workspace: workspace.name,
+        currency: workspace.currency.code().to_owned(),
+        time_zone: workspace.time_zone.name().to_owned(),
+        seller: if workspace.seller.get("name").is_some() { workspace.seller } else { Value::Null },
+        taxes: workspace.taxes,
+        sources: Vec::new(),
+        apis: Vec::new(),
+        meters: Vec::new(),
+        plans: Vec::new(),
+        consumers: Vec::new(),
+    };
+    for s in sources::list(conn, ws).await? {
+        file.sources.push(pruned(json!({ "name": s.name, "format": s.format, "kafka_topic": s.kafka_topic, "backfill": s.backfill })));
+    }
+    for api in apis::list(conn, ws).await? {
+        file.apis.push(pruned(json!({ "name": api.name, "product": api.product, "versions": api.versions })));
+    }
+    for meter in meters::list(conn, ws).await?.into_iter().filter(|meter| meter.version > 0) {
+        file.meters.push(to_value(serde_json::to_value(meter.definition))?);
+    }
+    for plan in plans::all_versions(conn, ws).await? {
+        let mut plan = to_value(serde_json::to_value(plan.definition))?;
+        for price in plan["prices"].as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
+            // What holds without being written is not written.
+            for (field, unwritten) in [("included", json!("0")), ("counts_to_minimum", json!(true)), ("flat_at_zero", json!(false))] {
+                if price.get(field) == Some(&unwritten) {
+                    price.remove(field);
+                }
+            }
+        }
+        file.plans.push(plan);
+    }
+    for consumer in consumers::all(conn, ws).await? {
+        let mut subjects = links::subjects_of(conn, ws, &consumer.id).await?;
+        subjects.retain(|subject| subject != consumer.id.as_str());
+        let mut own = Vec::new();
+        for subscription in subscriptions::list(conn, ws, Some(&consumer.id), i64::MAX, "").await? {
+            let Some(first) = subscription.phases.first() else { continue };
+            own.push(json!({ "plan": first.plan, "version": first.version, "from": subscription.started_at }));
+        }
+        let address = Some(consumer.address).filter(|address| address.get("country").is_some());
+        file.consumers.push(pruned(json!({
+            "name": consumer.name, "email": consumer.email, "signed_up": consumer.signed_up_at,
+            "address": address, "subjects": subjects, "subscriptions": own,
+        })));
+    }
+    serde_saphyr::to_string(&file).map_err(|e| BillingError::unreadable("the catalogue", e))
+}
+
+/// Without what is null or empty.
+fn pruned(value: Value) -> Value {
+    match value {
+        Value::Object(map) => Value::Object(
+            map.into_iter()
+                .map(|(key, value)| (key, pruned(value)))
+                .filter(|(_, value)| !value.is_null() && value.as_array().is_none_or(|list| !list.is_empty()))
+                .collect(),
+        ),
+        Value::Array(list) => Value::Array(list.into_iter().map(pruned).collect()),
+        other => other,
+    }
+}

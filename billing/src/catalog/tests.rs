@@ -1,0 +1,86 @@
+//! What people read when a file is wrong; and that what is right reads as meant.
+
+use super::{CatalogError, parse};
+
+const GOOD: &str = include_str!("example.yaml");
+
+fn shown(text: &str) -> String {
+    let errors: Vec<CatalogError> = parse(text).expect_err("the file is wrong");
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_example_of_the_documentation_is_right() {
+    let catalog = parse(GOOD).map_err(|e| format!("{e:#?}")).expect("right");
+    insta::assert_json_snapshot!(catalog.plans);
+    assert_eq!(
+        catalog.meters.iter().map(|m| (m.name.as_str(), m.counted)).collect::<Vec<_>>(),
+        [("searches", true), ("egress_gb", true), ("tokens", false)]
+    );
+    assert_eq!(catalog.consumers[0].subscriptions[0].plan, "growth");
+}
+
+#[test]
+fn everything_wrong_is_named_at_once_with_its_line() {
+    insta::assert_snapshot!(shown(
+        r#"workspace: Acme
+currency: DOLLAR
+time_zone: Europe/Berlinn
+seller: {name: Acme, address: {country: Germany}, invoice_number_prefix: a-very-long-prefix-indeed-}
+taxes: [{name: VAT, rate: "19", countries: [de]}]
+sources:
+  - {name: edge, format: apisix, kafka_topic: logs}
+  - {name: edge, format: kong, kafka_topic: logs}
+apis:
+  - {name: orders, versions: [{name: v1, deprecated: 2026-13-01}, {name: v2, deprecated: 2026-09-01, sunset: 2026-08-01}]}
+meters:
+  - {name: requests, event: farebox.request.v1, aggregate: count}
+  - {name: tokens, event: llm, aggregate: sum}
+  - {name: slow, event: farebox.request.v1, aggregate: p99}
+plans:
+  - name: growth
+    version: 1
+    interval: fortnight
+    terms: {proration: hour}
+    trial: {days: 0, then: nothing}
+    prices:
+      - {name: A, model: flat, amount: "1.005"}
+      - {name: A, model: per_unit, unit_amount: "x", meter: request}
+      - {name: B, model: percentage, meter: requests}
+      - {name: C, model: stairs, meter: requests}
+      - {name: D, model: graduated, meter: requests, tiers: [{up_to: 10, unit_amount: 1}, {up_to: 5, unit_amount: 1}]}
+      - {name: E, model: volume, meter: requests, tiers: [{unit_amount: 1}, {unit_amount: 2}]}
+      - {name: F, model: package, meter: requests, amount: 5}
+      - {name: G, model: flat, amount: {EUR: -5}, meter: requests}
+      - {name: H, model: per_unit, meter: requests, unit_amount: 1, tiers: []}
+    entitlements:
+      - {feature: x, routes: ["orders"], quota: {meter: nope, limit: "-1", per: fortnight}, rate: {limit: 0, per: second}}
+consumers:
+  - {name: a, email: nobody, subjects: [k], subscriptions: [{plan: growth, from: yesterday}]}
+  - {name: a, subjects: [k]}
+"#
+    ));
+}
+
+#[test]
+fn a_plan_that_cannot_be_billed_here_yet_is_refused() {
+    insta::assert_snapshot!(shown(
+        "workspace: acme/live\ncurrency: USD\ntime_zone: UTC\nplans:\n  - name: a\n    version: 1\n    interval: year\n    anchor: subscription\n    prices: [{name: Fee, model: flat, amount: {EUR: 5}}]\n"
+    ));
+}
+
+#[test]
+fn a_wrong_shape_names_its_line() {
+    insta::assert_snapshot!(
+        [
+            "workspace: acme/live\ncurrency: USD\ntime_zone: UTC\nplanz: []\n",
+            "workspace: acme/live\ncurrency: USD\n",
+            "workspace: acme/live\n  currency: USD\n",
+            "workspace: acme/live\ncurrency: USD\ntime_zone: UTC\nplans:\n  - {name: a, version: one}\n",
+            "workspace: acme/live\ncurrency: USD\ntime_zone: UTC\nplans:\n  - name: a\n    version: 1\n    prices:\n      - {name: Fee, model: flat, amount: 49.10}\n",
+            "workspace: [\n",
+        ]
+        .map(shown)
+        .join("\n---\n")
+    );
+}

@@ -1,0 +1,71 @@
+//! The invoice that is gathering: what the current period would cost if it ended with the usage so far.
+
+use farebox_core::App;
+use farebox_core::clock;
+use farebox_core::ids::{SubscriptionId, WorkspaceId};
+use farebox_core::money::{Currency, Money, plain};
+use farebox_core::period::Period;
+use serde::Serialize;
+
+use crate::gather::{Counting, gather};
+use crate::rating::LineKind;
+use crate::{BillingError, calendar, subscriptions};
+
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+pub struct Preview {
+    pub subscription: SubscriptionId,
+    pub period: Period,
+    /// Usage until then is in it.
+    pub as_of: chrono::DateTime<chrono::Utc>,
+    #[schema(value_type = String)]
+    pub currency: Currency,
+    pub lines: Vec<PreviewLine>,
+    #[schema(value_type = String)]
+    pub subtotal: Money,
+    #[schema(value_type = String)]
+    pub tax: Money,
+    #[schema(value_type = String)]
+    pub total: Money,
+}
+
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+pub struct PreviewLine {
+    pub kind: LineKind,
+    pub name: String,
+    pub meter: Option<String>,
+    pub period: Period,
+    pub quantity: String,
+    #[schema(value_type = String)]
+    pub amount: Money,
+    pub explanation: String,
+}
+
+pub async fn preview(app: &App, ws: &WorkspaceId, id: &SubscriptionId) -> Result<Preview, BillingError> {
+    let mut conn = app.pg.acquire().await?;
+    let workspace = farebox_core::workspace::by_id(&mut conn, ws).await?.ok_or(BillingError::NotFound("workspace"))?;
+    let subscription = subscriptions::get(&mut conn, ws, id).await?.ok_or(BillingError::NotFound("subscription"))?;
+    let consumer = farebox_metering::consumers::get(&mut conn, ws, &subscription.consumer).await?.ok_or(BillingError::NotFound("consumer"))?;
+    let period = calendar::period_of(workspace.clock.now().max(subscription.started_at), workspace.time_zone)?;
+    let gathered = gather(app, &mut conn, &workspace, &subscription, &consumer, period, Counting::Quick).await?;
+    let lines: Vec<_> = gathered.lines.into_iter().map(|line| line.rated.line).collect();
+    let rated = crate::rating::total(lines, gathered.tax_rate.as_ref(), gathered.currency)?;
+    let shown = rated.lines.into_iter().map(|rated| PreviewLine {
+        kind: rated.line.kind,
+        name: rated.line.name,
+        meter: rated.line.meter,
+        period: rated.line.period,
+        quantity: plain(&rated.line.quantity),
+        amount: rated.line.amount,
+        explanation: rated.line.explanation,
+    });
+    Ok(Preview {
+        subscription: subscription.id,
+        period,
+        as_of: clock::now(),
+        currency: gathered.currency,
+        lines: shown.collect(),
+        subtotal: rated.subtotal,
+        tax: rated.tax,
+        total: rated.total,
+    })
+}
