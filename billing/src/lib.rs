@@ -8,15 +8,35 @@
 //! the invoice that is gathering, [`entitlements`] tells access what is allowed, [`revenue`] tells insights who pays.
 #![forbid(unsafe_code)]
 
+pub mod calendar;
 pub mod catalog;
+pub mod close;
 pub mod entitlements;
 mod error;
 pub mod faults;
+mod gather;
+mod http;
 pub mod invoices;
 pub mod plans;
+pub mod preview;
 pub mod rating;
 pub mod revenue;
 pub mod stripe;
 pub mod subscriptions;
 
 pub use error::BillingError;
+
+use farebox_core::App;
+use tokio_util::sync::CancellationToken;
+use utoipa_axum::router::OpenApiRouter;
+
+/// The management routes and Stripe's webhooks.
+pub fn router(app: &App) -> OpenApiRouter {
+    http::router(app).merge(stripe::router(app))
+}
+
+/// The background loops: the scheduled close, and Stripe's push, events and poll. Ends soon after `stop`.
+pub async fn run(app: App, stop: CancellationToken) -> anyhow::Result<()> {
+    let (closed, pushed) = tokio::join!(close::run(app.clone(), stop.clone()), stripe::run(app, stop));
+    closed.and(pushed)
+}

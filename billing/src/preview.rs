@@ -44,7 +44,8 @@ pub async fn preview(app: &App, ws: &WorkspaceId, id: &SubscriptionId) -> Result
     let mut conn = app.pg.acquire().await?;
     let workspace = farebox_core::workspace::by_id(&mut conn, ws).await?.ok_or(BillingError::NotFound("workspace"))?;
     let subscription = subscriptions::get(&mut conn, ws, id).await?.ok_or(BillingError::NotFound("subscription"))?;
-    let consumer = farebox_metering::consumers::get(&mut conn, ws, &subscription.consumer).await?.ok_or(BillingError::NotFound("consumer"))?;
+    let consumer =
+        farebox_metering::consumers::get(&mut conn, ws, &subscription.consumer).await?.ok_or(BillingError::NotFound("consumer"))?;
     let period = calendar::period_of(workspace.clock.now().max(subscription.started_at), workspace.time_zone)?;
     let gathered = gather(app, &mut conn, &workspace, &subscription, &consumer, period, Counting::Quick).await?;
     let lines: Vec<_> = gathered.lines.into_iter().map(|line| line.rated.line).collect();

@@ -85,7 +85,8 @@ async fn run_close(app: &App, workspace: &Workspace, period: Period) -> Result<C
         // Attribution as of now, in ClickHouse too; and copies of events with other times gone, before anything is counted.
         timelines::sync(app).await?;
         let first = open.iter().map(|o| o.from).min().unwrap_or(period.start).min(period.start);
-        repair::repair(app, &workspace.id, Period { start: calendar::period_of(first, workspace.time_zone)?.start, end: period.end }).await?;
+        repair::repair(app, &workspace.id, Period { start: calendar::period_of(first, workspace.time_zone)?.start, end: period.end })
+            .await?;
     }
     let mut work = futures::stream::iter(open)
         .map(|open| async move {
@@ -118,12 +119,7 @@ pub struct Done {
 }
 
 /// Closes its open periods that end by `until`, in their order.
-async fn close_subscription(
-    app: &App,
-    workspace: &Workspace,
-    open: &schedule::Open,
-    until: DateTime<Utc>,
-) -> Result<Done, BillingError> {
+async fn close_subscription(app: &App, workspace: &Workspace, open: &schedule::Open, until: DateTime<Utc>) -> Result<Done, BillingError> {
     let mut done = Done::default();
     let mut from = open.from;
     loop {
@@ -154,7 +150,9 @@ async fn close_one(app: &App, workspace: &Workspace, id: &SubscriptionId, period
     let now = workspace.clock.now();
     let mut transaction = app.pg.begin().await?;
     let key = format!("close {id}");
-    let mine = sqlx::query_scalar!(r#"SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0)) AS "mine!""#, key).fetch_one(&mut *transaction).await?;
+    let mine = sqlx::query_scalar!(r#"SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0)) AS "mine!""#, key)
+        .fetch_one(&mut *transaction)
+        .await?;
     if !mine {
         return Ok(One::Busy);
     }
@@ -171,8 +169,7 @@ async fn close_one(app: &App, workspace: &Workspace, id: &SubscriptionId, period
         None => {
             let ws = &workspace.id;
             let subscription = subscriptions::get(&mut transaction, ws, id).await?.ok_or(BillingError::NotFound("subscription"))?;
-            let consumer =
-                consumers::get(&mut transaction, ws, &subscription.consumer).await?.ok_or(BillingError::NotFound("consumer"))?;
+            let consumer = consumers::get(&mut transaction, ws, &subscription.consumer).await?.ok_or(BillingError::NotFound("consumer"))?;
             let gathered = gather(app, &mut transaction, workspace, &subscription, &consumer, period, Counting::Proven).await?;
             faults::point("close.rated");
             match draft::write(&mut transaction, workspace, &subscription, &consumer, period, gathered, now).await? {

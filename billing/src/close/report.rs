@@ -78,7 +78,11 @@ impl CloseReport {
         for row in rows {
             let currency: Currency = row.currency.parse().map_err(|e| BillingError::unreadable("an invoice", e))?;
             self.invoices += row.invoices;
-            self.totals.push(CloseTotal { currency: row.currency, total: Money::new(row.total, currency), paid: Money::new(row.paid, currency) });
+            self.totals.push(CloseTotal {
+                currency: row.currency,
+                total: Money::new(row.total, currency),
+                paid: Money::new(row.paid, currency),
+            });
         }
         Ok(())
     }

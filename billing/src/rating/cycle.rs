@@ -97,7 +97,9 @@ fn advance_position(cycle: &Cycle, version: &PlanVersionId, plan: &PlanDefinitio
         let before: Vec<_> = before.map(|fee| fee.stretch).collect();
         if plan.terms.proration == Proration::None {
             // Whole or not at all: once billed it stays, and a plan that was in force at all is billed once.
-            if before.is_empty() && let Some(first) = due.first() {
+            if before.is_empty()
+                && let Some(first) = due.first()
+            {
                 found.push((version.clone(), fee(price, amount, &cycle.scope(plan, cycle.period, *first))?));
             }
             continue;
@@ -230,7 +232,8 @@ mod tests {
             billed: vec![BilledFee { version: versions[0].clone(), price: "Fee".to_owned(), stretch: month(3) }],
             plans: &plans,
         };
-        let shown: Vec<_> = lines(&cycle).expect("rates").into_iter().map(|(_, line)| format!("{}: {}", line.amount, line.explanation)).collect();
+        let shown: Vec<_> =
+            lines(&cycle).expect("rates").into_iter().map(|(_, line)| format!("{}: {}", line.amount, line.explanation)).collect();
         insta::assert_debug_snapshot!(shown);
     }
 }

@@ -1,0 +1,80 @@
+use axum::extract::State;
+use chrono::{DateTime, Utc};
+use farebox_core::App;
+use farebox_core::audit_log;
+use farebox_core::auth::{Caller, Scope};
+use farebox_core::http::Json;
+use farebox_core::problem::Problem;
+use farebox_core::workspace;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::calendar;
+use crate::close::{self as closing, CloseReport};
+
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Close {
+    /// A month of the workspace's calendar, such as 2026-10.
+    period: String,
+}
+
+/// Closes every subscription period that ended in the month. Safe to repeat.
+#[utoipa::path(
+    post, path = "/api/v1/close", tag = "invoices", request_body = Close,
+    responses((status = 200, body = CloseReport), (status = 409, body = Problem, description = "The month is not over, or events may still come"))
+)]
+pub(super) async fn close(
+    State(app): State<App>,
+    Caller(caller): Caller,
+    Json(close): Json<Close>,
+) -> Result<axum::Json<CloseReport>, Problem> {
+    caller.require(Scope::Finance)?;
+    let workspace = workspace::by_id(&mut *app.pg.acquire().await?, &caller.workspace).await.map_err(|e| Problem::internal(&e))?;
+    let workspace = workspace.ok_or_else(|| Problem::not_found("workspace"))?;
+    let period = calendar::parse(&close.period, workspace.time_zone)?;
+    Ok(axum::Json(closing::close_period(&app, &workspace.id, period).await?))
+}
+
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Advance {
+    /// A month is 2678400.
+    advance_seconds: i64,
+}
+
+#[derive(Serialize, utoipa::ToSchema)]
+pub(super) struct ClockNow {
+    now: DateTime<Utc>,
+}
+
+/// Moves a test workspace's clock ahead: trials end, periods close, invoices issue. Never back.
+#[utoipa::path(
+    post, path = "/api/v1/workspace/clock", tag = "workspace", request_body = Advance,
+    responses((status = 200, body = ClockNow), (status = 409, body = Problem, description = "Not in test mode"))
+)]
+pub(super) async fn advance_clock(
+    State(app): State<App>,
+    Caller(caller): Caller,
+    Json(advance): Json<Advance>,
+) -> Result<axum::Json<ClockNow>, Problem> {
+    caller.require(Scope::Manage)?;
+    // A hundred years, so that no date overflows.
+    if !(0..=3_155_760_000).contains(&advance.advance_seconds) {
+        return Err(Problem::invalid_field("/advance_seconds", "must be 0 to 3155760000 (a hundred years); a clock never goes back"));
+    }
+    let mut transaction = app.pg.begin().await?;
+    let ws = &caller.workspace;
+    if !workspace::advance_clock(&mut transaction, ws, advance.advance_seconds).await? {
+        return Err(Problem::conflict(
+            "not-in-test-mode",
+            "Only a workspace in test mode has a clock of its own. Use one, such as acme/test.",
+        ));
+    }
+    let detail = json!({ "advance_seconds": advance.advance_seconds });
+    audit_log::record(&mut transaction, ws, caller.token.as_str(), "clock.advance", ws.as_str(), &detail).await?;
+    let workspace = workspace::by_id(&mut transaction, ws).await.map_err(|e| Problem::internal(&e))?;
+    transaction.commit().await?;
+    let now = workspace.ok_or_else(|| Problem::not_found("workspace"))?.clock.now();
+    Ok(axum::Json(ClockNow { now }))
+}

@@ -1,0 +1,37 @@
+use axum::extract::{Path, Query, State};
+use farebox_core::App;
+use farebox_core::auth::{Caller, Scope};
+use farebox_core::http::{Page, Paging};
+use farebox_core::ids::InvoiceId;
+use farebox_core::problem::Problem;
+
+use crate::invoices::{self, Invoice, InvoiceFilter};
+
+fn id_of(text: &str) -> Result<InvoiceId, Problem> {
+    text.parse().map_err(|_| Problem::not_found("invoice"))
+}
+
+/// Invoices with their lines, newest first.
+#[utoipa::path(get, path = "/api/v1/invoices", tag = "invoices", params(Paging, InvoiceFilter), responses((status = 200, body = Page<Invoice>)))]
+pub(super) async fn list(
+    State(app): State<App>,
+    Caller(caller): Caller,
+    Query(paging): Query<Paging>,
+    Query(filter): Query<InvoiceFilter>,
+) -> Result<axum::Json<Page<Invoice>>, Problem> {
+    caller.require(Scope::Finance)?;
+    let (limit, after) = paging.resolve()?;
+    let rows = invoices::list(&mut *app.pg.acquire().await?, &caller.workspace, &filter, limit + 1, &after).await?;
+    Ok(axum::Json(Page::from_rows(rows, limit, |invoice| invoice.id.to_string())))
+}
+
+/// One invoice, with the proof of each line.
+#[utoipa::path(
+    get, path = "/api/v1/invoices/{id}", tag = "invoices", params(("id" = String, Path)),
+    responses((status = 200, body = Invoice), (status = 404, body = Problem))
+)]
+pub(super) async fn get(State(app): State<App>, Caller(caller): Caller, Path(id): Path<String>) -> Result<axum::Json<Invoice>, Problem> {
+    caller.require(Scope::Finance)?;
+    let found = invoices::get(&mut *app.pg.acquire().await?, &caller.workspace, &id_of(&id)?).await?;
+    found.map(axum::Json).ok_or_else(|| Problem::not_found("invoice"))
+}
