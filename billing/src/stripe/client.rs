@@ -1,8 +1,10 @@
 //! Stripe's API over one pooled HTTP client: async-stripe's typed requests with what its stock client leaves out, a
 //! fixed idempotency key on every POST, the answer's headers, and connections that are kept.
 //!
-//! Invoices go through async-stripe's builders. The handful of requests about customers, checkout and webhook
-//! endpoints are plain forms ([`Form`]): their crates would add some 60,000 generated lines to compile.
+//! Requests about invoices are built by async-stripe. The handful about customers, checkout and webhook endpoints are
+//! plain forms ([`Form`]): their crates would add some 60,000 generated lines to compile. Answers are read through the
+//! narrow types of [`super::view`], which is why async-stripe's `StripeClient` trait, whose answers are whole objects, is
+//! not implemented.
 
 use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex};
@@ -13,7 +15,7 @@ use farebox_core::App;
 use farebox_core::ids::WorkspaceId;
 use reqwest::{Method, header};
 use serde::de::DeserializeOwned;
-use stripe_client_core::{CustomizedStripeRequest, RequestBuilder, StripeClient, StripeClientErr, StripeMethod};
+use stripe_client_core::{RequestBuilder, StripeMethod};
 use tokio::time::Instant;
 
 use super::error::StripeError;
@@ -158,8 +160,17 @@ impl Stripe {
     /// A GET that must succeed; `query` is already encoded.
     pub async fn get<T: DeserializeOwned>(&self, path: &str, query: &Form) -> Result<T, StripeError> {
         let path = if query.is_empty() { format!("/v1{path}") } else { format!("/v1{path}?{}", query.encoded()) };
-        let answer = self.send(Call { method: "GET", path: &path, body: &[], idempotency_key: None }).await?;
-        answered(answer)?.parse()
+        self.read(&path).await
+    }
+
+    /// A typed GET that must succeed.
+    pub async fn ask<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, StripeError> {
+        let ("GET", path, _) = wire(request) else { return Err(StripeError::Bug("only a GET is sent without being stored")) };
+        self.read(&path).await
+    }
+
+    async fn read<T: DeserializeOwned>(&self, path: &str) -> Result<T, StripeError> {
+        answered(self.send(Call { method: "GET", path, body: &[], idempotency_key: None }).await?)?.parse()
     }
 
     /// A POST that must succeed at once, for a caller who waits: sent up to four times with the same key.
@@ -202,25 +213,6 @@ fn answered(answer: Answer) -> Result<Answer, StripeError> {
         Verdict::Done => Ok(answer),
         Verdict::Retry(after) => Err(StripeError::Busy { status: answer.signs.status, after }),
         Verdict::KeySpent | Verdict::Refused => Err(answer.refusal()),
-    }
-}
-
-impl StripeClientErr for StripeError {
-    fn deserialize_err(message: impl std::fmt::Display) -> Self {
-        Self::Unreadable(message.to_string())
-    }
-}
-
-/// async-stripe's typed requests, such as `RetrieveInvoice::new(id).customize().send(&stripe)`.
-impl StripeClient for Stripe {
-    type Err = StripeError;
-
-    async fn execute(&self, request: CustomizedStripeRequest) -> Result<Bytes, StripeError> {
-        let (request, overrides) = request.into_pieces();
-        let key = overrides.request_strategy.and_then(|strategy| strategy.get_key());
-        let (method, path, body) = wire(request);
-        let call = Call { method, path: &path, body: &body, idempotency_key: key.as_ref().map(|key| key.as_str()) };
-        Ok(answered(self.send(call).await?)?.body)
     }
 }
 

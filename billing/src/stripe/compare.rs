@@ -1,6 +1,6 @@
 //! Stripe's totals against ours. Not `amount_due`, which the customer's balance and minimum charges change. Pure.
 
-use stripe_billing::Invoice;
+use super::view::Invoice;
 
 /// In Stripe's units.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,7 +18,7 @@ impl Totals {
     /// `lines` is counted by the caller, because an invoice shows only the first ten.
     pub fn of(invoice: &Invoice, lines: usize) -> Self {
         Self {
-            currency: invoice.currency.to_string(),
+            currency: invoice.currency.clone(),
             lines,
             subtotal: invoice.subtotal,
             total: invoice.total,

@@ -3,7 +3,6 @@
 use farebox_core::App;
 use farebox_core::ids::{ConsumerId, WorkspaceId};
 use farebox_metering::consumers::{self, Consumer};
-use serde::Deserialize;
 use sqlx::PgConnection;
 
 use super::bill::{CONSUMER_KEY, WORKSPACE_KEY};
@@ -12,27 +11,7 @@ use super::error::StripeError;
 use super::outbox::{self, Request, Sent, Step, Stored};
 use super::settings;
 use super::verdict::backoff;
-
-/// An object of Stripe's, of which only the id and our metadata matter here.
-#[derive(Debug, Deserialize)]
-pub struct Tagged {
-    pub id: String,
-    #[serde(default)]
-    pub metadata: Option<std::collections::HashMap<String, String>>,
-}
-
-/// A page of a list.
-#[derive(Debug, Deserialize)]
-pub struct List<T> {
-    pub data: Vec<T>,
-    pub has_more: bool,
-}
-
-impl Tagged {
-    pub fn tag(&self, key: &str) -> Option<&str> {
-        self.metadata.as_ref()?.get(key).map(String::as_str)
-    }
-}
+use super::view::{List, Tagged};
 
 pub async fn stripe_id(conn: &mut PgConnection, workspace: &WorkspaceId, consumer: &ConsumerId) -> Result<Option<String>, sqlx::Error> {
     sqlx::query_scalar!(

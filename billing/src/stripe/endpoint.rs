@@ -6,10 +6,10 @@ use serde::Deserialize;
 use url::Url;
 
 use super::client::{Form, Stripe};
-use super::customers::List;
 use super::error::StripeError;
 use super::events::KINDS;
 use super::settings;
+use super::view::List;
 
 #[derive(Deserialize)]
 struct Endpoint {

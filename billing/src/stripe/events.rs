@@ -16,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 use super::bill::INVOICE_KEY;
 use super::checkout;
 use super::error::StripeError;
-use super::push::tag;
 use super::verdict::backoff;
+use super::view::Invoice;
 use super::{settings, state};
 
 const AT_ONCE: i64 = 32;
@@ -193,8 +193,8 @@ async fn apply(app: &App, workspace: &WorkspaceId, about: About, object: &str) -
     let stripe = settings::stripe(app, &mut *app.pg.acquire().await?, workspace).await?;
     match about {
         About::Invoice => {
-            let invoice = RetrieveInvoice::new(object).customize().send(&stripe).await?;
-            let ours: InvoiceId = match tag(&invoice, INVOICE_KEY).map(str::parse) {
+            let invoice = stripe.ask::<Invoice>(RetrieveInvoice::new(object).build()).await?;
+            let ours: InvoiceId = match invoice.tagged.tag(INVOICE_KEY).map(str::parse) {
                 Some(Ok(ours)) => ours,
                 // An invoice that the provider made at Stripe by other means.
                 _ => return Ok(()),

@@ -28,6 +28,7 @@ pub mod settings;
 pub mod signature;
 pub mod state;
 pub mod verdict;
+pub mod view;
 pub mod workers;
 
 use farebox_core::App;

@@ -9,10 +9,10 @@ use farebox_core::{App, clock};
 use tokio_util::sync::CancellationToken;
 
 use super::client::Form;
-use super::customers::List;
 use super::error::StripeError;
 use super::events::{self, Event, KINDS};
 use super::settings;
+use super::view::List;
 
 const EVERY: TimeDelta = TimeDelta::seconds(30);
 const LOOK_EVERY: Duration = Duration::from_secs(2);

@@ -8,15 +8,15 @@ use farebox_core::ids::{InvoiceId, WorkspaceId};
 use farebox_core::{App, clock};
 use sqlx::PgConnection;
 use stripe_billing::invoice::{FinalizeInvoiceInvoice, ListInvoice, RetrieveInvoice};
-use stripe_billing::{Invoice, InvoiceStatus};
 use stripe_client_core::{RequestBuilder, StripeRequest};
 
 use super::bill::{Bill, INVOICE_KEY};
 use super::client::{Answer, Form, Stripe, wire};
 use super::compare::Totals;
-use super::customers::{self, List, Tagged};
+use super::customers;
 use super::error::StripeError;
 use super::outbox::{self, Request, Sent, Step, Stored};
+use super::view::{Invoice, List, Status, Tagged};
 use super::{settings, state};
 use crate::BillingError;
 
@@ -160,12 +160,15 @@ impl Run<'_> {
         let mut list = ListInvoice::new().customer(customer).limit(100);
         let mut found = Vec::new();
         loop {
-            let page = list.customize().send(&self.stripe).await?;
-            let ours = |invoice: &&Invoice| tag(invoice, INVOICE_KEY) == Some(self.push.invoice.as_str());
-            found.extend(page.data.iter().filter(ours).filter_map(|invoice| Some(invoice.id.as_ref()?.to_string())));
-            let last = page.data.last().and_then(|invoice| invoice.id.as_ref());
-            match last {
-                Some(last) if page.has_more => list = list.starting_after(last.as_str()),
+            let page: List<Tagged> = self.stripe.ask(list.build()).await?;
+            found.extend(
+                page.data
+                    .iter()
+                    .filter(|invoice| invoice.tag(INVOICE_KEY) == Some(self.push.invoice.as_str()))
+                    .map(|invoice| invoice.id.clone()),
+            );
+            match page.data.last() {
+                Some(last) if page.has_more => list = list.starting_after(last.id.as_str()),
                 _ => break,
             }
         }
@@ -218,7 +221,7 @@ impl Run<'_> {
     async fn count_lines(&self, id: &str, invoice: &Invoice) -> Result<usize, StripeError> {
         let mut count = invoice.lines.data.len();
         let mut more = invoice.lines.has_more;
-        let mut after = invoice.lines.data.last().map(|line| line.id.to_string());
+        let mut after = invoice.lines.data.last().map(|line| line.id.clone());
         while let (true, Some(last)) = (more, &after) {
             let query = Form::new().with("limit", "100").with("starting_after", last.as_str());
             let page: List<Tagged> = self.stripe.get(&format!("/invoices/{id}/lines"), &query).await?;
@@ -239,11 +242,11 @@ impl Run<'_> {
             }
             // A key that tells nothing, or `invoice_not_editable`: the invoice itself says whether it was finalised.
             Sent::KeySpent(reason) => match self.retrieve(id).await? {
-                invoice if invoice.status == Some(InvoiceStatus::Draft) => return Err(self.renew(&request, &reason).await),
+                invoice if invoice.status == Status::Draft => return Err(self.renew(&request, &reason).await),
                 invoice => (None, invoice),
             },
             Sent::Refused(reason) => match self.retrieve(id).await? {
-                invoice if invoice.status == Some(InvoiceStatus::Draft) => return Err(reason.into()),
+                invoice if invoice.status == Status::Draft => return Err(reason.into()),
                 invoice => (None, invoice),
             },
         };
@@ -279,7 +282,7 @@ impl Run<'_> {
     }
 
     async fn retrieve(&self, id: &str) -> Result<Invoice, StripeError> {
-        RetrieveInvoice::new(id).customize().send(&self.stripe).await
+        self.stripe.ask(RetrieveInvoice::new(id).build()).await
     }
 }
 
@@ -321,8 +324,4 @@ async fn has_payment_method(conn: &mut PgConnection, workspace: &WorkspaceId, cu
 fn request(request: RequestBuilder) -> Request {
     let (method, path, body) = wire(request);
     Request { method, path, body }
-}
-
-pub fn tag<'a>(invoice: &'a Invoice, key: &str) -> Option<&'a str> {
-    invoice.metadata.as_ref()?.get(key).map(String::as_str)
 }
