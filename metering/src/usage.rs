@@ -287,6 +287,15 @@ impl Selection {
         Ok(Self { table, filter: conditions.join(" AND "), amount, parameters })
     }
 
+    /// What is bound, by name.
+    pub fn parameters(&self) -> BTreeMap<String, serde_json::Value> {
+        let value = |parameter: &Parameter| match parameter {
+            Parameter::Text(text) => text.as_str().into(),
+            Parameter::Texts(texts) => texts.clone().into(),
+        };
+        self.parameters.iter().map(|(name, parameter)| (name.clone(), value(parameter))).collect()
+    }
+
     pub fn bind(&self, mut query: clickhouse::query::Query) -> clickhouse::query::Query {
         for (name, value) in &self.parameters {
             query = match value {

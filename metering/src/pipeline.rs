@@ -1,0 +1,109 @@
+//! How the pipeline is: what arrived, what is counted, what waits.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use clickhouse::Row;
+use farebox_core::ids::WorkspaceId;
+use farebox_core::kafka::EVENTS;
+use farebox_core::{App, clock};
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::{Consumer, DefaultConsumerContext};
+use serde::{Deserialize, Serialize};
+
+use crate::completeness::{self, SourceProgress};
+use crate::consumer::GROUP;
+use crate::facts::{Table, bound};
+use crate::{MeteringError, usage};
+
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+pub struct PipelineStatus {
+    /// Rows that came in, copies included (also those that came twice because a process died).
+    pub deliveries: u64,
+    /// Events that usage counts, each once.
+    pub counted: u64,
+    /// Copies that came in and count no second time.
+    pub copies: u64,
+    /// Minutes read from raw events until they are recomputed.
+    pub dirty_minutes: u64,
+    pub last_event: Option<DateTime<Utc>>,
+    pub complete_until: DateTime<Utc>,
+    pub sources: Vec<SourceProgress>,
+    /// Of the events topic, over all workspaces; none while Kafka does not answer.
+    pub partitions: Option<Vec<PartitionLag>>,
+    pub as_of: DateTime<Utc>,
+}
+
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+pub struct PartitionLag {
+    pub partition: i32,
+    /// The next message to be stored.
+    pub committed: i64,
+    /// The next message that will be produced.
+    pub end: i64,
+    pub lag: i64,
+}
+
+pub async fn status(app: &App, workspace: &WorkspaceId) -> Result<PipelineStatus, MeteringError> {
+    #[derive(Row, Deserialize)]
+    struct Touched {
+        dirty: u64,
+        first: u32,
+        last: u32,
+    }
+    let as_of = clock::now();
+    let progress = completeness::of(app, workspace).await?;
+    let sql = format!(
+        "SELECT countIf(t.touched_n > g.done_n) AS dirty, toUnixTimestamp(min(t.minute)) AS first, toUnixTimestamp(max(t.minute)) AS last FROM \
+         (SELECT minute, sum(n) AS touched_n FROM touched WHERE workspace = {{ws:String}} GROUP BY minute) AS t LEFT JOIN \
+         (SELECT bucket, max(n) AS done_n FROM rollup_gen WHERE rollup = '{}' AND workspace = {{ws:String}} GROUP BY bucket) AS g ON t.minute = g.bucket",
+        Table::Billing.name()
+    );
+    let touched: Touched = bound(app, workspace, &sql).fetch_one().await?;
+    let at = |seconds: u32, more: i64| DateTime::from_timestamp(i64::from(seconds) + more, 0).unwrap_or_default();
+    let whole = farebox_core::period::Period { start: at(touched.first, 0), end: at(touched.last, 60) };
+    let calls = usage::query(app, &usage::UsageQuery::new(workspace, "calls", whole)).await?;
+    let counted = calls.rows.first().and_then(|row| row.value.to_plain_string().parse().ok()).unwrap_or(0);
+    let deliveries = progress.sources.iter().map(|s| s.deliveries).sum::<u64>();
+    Ok(PipelineStatus {
+        deliveries,
+        counted,
+        copies: deliveries.saturating_sub(counted),
+        dirty_minutes: touched.dirty,
+        last_event: progress.sources.iter().map(|s| s.newest).max(),
+        complete_until: progress.complete_until,
+        sources: progress.sources,
+        partitions: lag(app).await,
+        as_of,
+    })
+}
+
+/// Distinct events, counted one by one and not from rollups: for an audit, costly on large stores.
+pub async fn stored(app: &App, workspace: &WorkspaceId) -> Result<u64, MeteringError> {
+    Ok(bound(app, workspace, "SELECT count() FROM events FINAL WHERE workspace = {ws:String}").fetch_one().await?)
+}
+
+/// How far the consumer group is behind.
+pub async fn lag(app: &App) -> Option<Vec<PartitionLag>> {
+    let kafka = app.kafka.clone();
+    let ask = move || {
+        let timeout = Duration::from_secs(2);
+        // Not subscribed, so it asks about the group without being a member.
+        let consumer = kafka.base_consumer(GROUP, DefaultConsumerContext).ok()?;
+        let topic = kafka.name(EVENTS);
+        let metadata = consumer.fetch_metadata(Some(&topic), timeout).ok()?;
+        let mut list = TopicPartitionList::new();
+        for partition in metadata.topics().first()?.partitions() {
+            list.add_partition(&topic, partition.id());
+        }
+        let committed = consumer.committed_offsets(list, timeout).ok()?;
+        let mut lags = Vec::new();
+        for element in committed.elements() {
+            let (low, end) = consumer.fetch_watermarks(&topic, element.partition(), timeout).ok()?;
+            let committed = element.offset().to_raw().filter(|offset| *offset >= 0).unwrap_or(low);
+            lags.push(PartitionLag { partition: element.partition(), committed, end, lag: end - committed });
+        }
+        Some(lags)
+    };
+    tokio::task::spawn_blocking(ask).await.ok().flatten()
+}

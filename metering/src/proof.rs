@@ -1,0 +1,225 @@
+//! The proof of a number: the query, how many events are behind it, a hash over their ids that does not depend on
+//! their order, and the versions of what attributed them. Always from raw events, never from rollups, so that it is a
+//! second witness.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+
+use bigdecimal::BigDecimal;
+use chrono::{DateTime, Utc};
+use clickhouse::Row;
+use farebox_core::App;
+use farebox_core::ids::{SubscriptionId, WorkspaceId};
+use farebox_core::period::Period;
+use serde::{Deserialize, Serialize};
+
+use crate::dimension::Dimension;
+use crate::facts::{Facts, Table, bound, minute_sql};
+use crate::meters::{self, Meter};
+use crate::sync::{self, Versions};
+use crate::usage::{Selection, scaled, unknown_meter};
+use crate::{MeteringError, rule};
+
+/// What is sealed with an invoice line.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Proof {
+    pub meter: String,
+    /// 0 for `calls` and `requests`.
+    pub meter_version: i32,
+    pub subscription: SubscriptionId,
+    pub period: Period,
+    /// ClickHouse SQL; `{name:Type}` stands for a parameter.
+    pub query: String,
+    pub parameters: BTreeMap<String, serde_json::Value>,
+    /// Events behind the value, each once.
+    pub events: u64,
+    /// Sum of SipHash-128 over (workspace, id), modulo 2^128, in hexadecimal.
+    pub hash: String,
+    #[schema(value_type = String)]
+    pub value: BigDecimal,
+    pub versions: Versions,
+}
+
+/// One event behind a number.
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
+pub struct ProofEvent {
+    pub id: String,
+    pub time: DateTime<Utc>,
+    pub received_at: DateTime<Utc>,
+    pub source: String,
+    pub subject: String,
+    pub route: String,
+    pub status: u16,
+    /// What it adds, before `divide_by`.
+    #[schema(value_type = String)]
+    pub amount: BigDecimal,
+}
+
+#[derive(Clone, Row, Deserialize)]
+struct Behind {
+    of: String,
+    events: u64,
+    hash: String,
+    value: String,
+}
+
+const SUMMED: &str = "SELECT subscription AS of, count() AS events, lower(leftPad(hex(sum(reinterpretAsUInt128(sipHash128({ws:String}, id)))), 32, '0')) AS hash, \
+     toString(sum(amount)) AS value FROM ({facts}) GROUP BY subscription";
+
+/// What is behind a meter's value for a subscription in a period.
+pub async fn of(
+    app: &App,
+    workspace: &WorkspaceId,
+    subscription: &SubscriptionId,
+    meter: &str,
+    period: Period,
+) -> Result<Proof, MeteringError> {
+    let (meter, rule) = definition(app, workspace, meter).await?;
+    let versions = sync::versions(app, workspace).await?;
+    let selection = Selection::new(&meter.definition, &[], &[])?;
+    let facts = facts(&selection, period, &rule, String::new());
+    let behind = if period.is_empty() {
+        None
+    } else {
+        all(app, workspace, &meter, &selection, &facts, versions).await?.get(subscription.as_str()).cloned()
+    };
+    let behind = behind.unwrap_or_else(|| Behind { of: String::new(), events: 0, hash: "0".repeat(32), value: "0".to_owned() });
+    let mut parameters = selection.parameters();
+    parameters.insert("ws".to_owned(), workspace.as_str().into());
+    Ok(Proof {
+        value: scaled(&meter, &behind.value)?,
+        meter: meter.definition.name,
+        meter_version: meter.version,
+        subscription: subscription.clone(),
+        period,
+        query: facts.sql(SUMMED),
+        parameters,
+        events: behind.events,
+        hash: behind.hash,
+        versions,
+    })
+}
+
+/// The events behind it, sorted by id, those after `after` (empty for the first page).
+pub async fn events(
+    app: &App,
+    workspace: &WorkspaceId,
+    subscription: &SubscriptionId,
+    meter: &str,
+    period: Period,
+    limit: usize,
+    after: &str,
+) -> Result<Vec<ProofEvent>, MeteringError> {
+    #[derive(Row, Deserialize)]
+    struct Found {
+        id: String,
+        at: i64,
+        received: i64,
+        from_source: String,
+        subject: String,
+        via: String,
+        status: u16,
+        value: String,
+    }
+    if period.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (meter, rule) = definition(app, workspace, meter).await?;
+    let selection = Selection::new(&meter.definition, &[(Dimension::Subscription, vec![subscription.to_string()])], &[])?;
+    let mut facts = facts(&selection, period, &rule, " AND id > {after:String}".to_owned());
+    for (name, sql) in [
+        ("at", "toUnixTimestamp64Micro(time)"),
+        ("received", "toUnixTimestamp64Milli(received_at)"),
+        ("from_source", "toString(source)"),
+        ("subject", "subject"),
+        ("via", "toString(route)"),
+        ("status", "status"),
+    ] {
+        facts.columns.push((name, String::new(), sql.to_owned()));
+    }
+    let outer = format!(
+        "SELECT id, at, received, from_source, subject, via, status, toString(amount) AS value FROM ({{facts}}) ORDER BY id LIMIT {limit}"
+    );
+    let found: Vec<Found> = selection.bind(facts.query(app, workspace, &outer)).param("after", after).fetch_all().await?;
+    let read = found.into_iter().map(|row| {
+        Ok(ProofEvent {
+            id: row.id,
+            time: DateTime::from_timestamp_micros(row.at).unwrap_or_default(),
+            received_at: DateTime::from_timestamp_millis(row.received).unwrap_or_default(),
+            source: row.from_source,
+            subject: row.subject,
+            route: row.via,
+            status: row.status,
+            amount: row.value.parse::<BigDecimal>().map_err(|e| MeteringError::unreadable("an amount", e))?.normalized(),
+        })
+    });
+    read.collect()
+}
+
+async fn definition(app: &App, workspace: &WorkspaceId, meter: &str) -> Result<(Meter, rule::CountingRule), MeteringError> {
+    let mut conn = app.pg.acquire().await?;
+    let found = meters::get(&mut conn, workspace, meter).await?.ok_or_else(|| unknown_meter(meter))?;
+    Ok((found, rule::current(&mut conn, workspace).await?.1))
+}
+
+fn facts<'a>(selection: &Selection, period: Period, rule: &'a rule::CountingRule, and: String) -> Facts<'a> {
+    let (name, _, raw) = selection.amount.clone();
+    let column = |name, raw: &str| (name, String::new(), raw.to_owned());
+    let filter = if selection.filter.is_empty() { format!("true{and}") } else { format!("{}{and}", selection.filter) };
+    Facts {
+        table: Table::Raw,
+        period,
+        columns: vec![column("id", "id"), column("subscription", "subscription"), column(name, &raw)],
+        filter,
+        rule,
+    }
+}
+
+type Answers = Arc<HashMap<String, Behind>>;
+
+/// A month's lines of all subscriptions ask for the same scan: it is made once, and remembered until anything that
+/// could change it happens.
+static REMEMBERED: LazyLock<Mutex<Vec<(String, Answers)>>> = LazyLock::new(Mutex::default);
+const REMEMBER: usize = 8;
+
+/// Every subscription's sums in the period.
+async fn all(
+    app: &App,
+    workspace: &WorkspaceId,
+    meter: &Meter,
+    selection: &Selection,
+    facts: &Facts<'_>,
+    versions: Versions,
+) -> Result<Answers, MeteringError> {
+    // Whatever changes an answer touches its minutes, or is another version of meter, rule or timeline.
+    let touched: u64 = bound(
+        app,
+        workspace,
+        &format!(
+            "SELECT sum(n) FROM touched WHERE workspace = {{ws:String}} AND minute >= {} AND minute < {}",
+            minute_sql(facts.period.start.timestamp() - 60),
+            minute_sql(facts.period.end.timestamp() + 60)
+        ),
+    )
+    .fetch_one()
+    .await?;
+    let key = format!(
+        "{workspace} {:?} {} {:?} {versions:?} {touched} {}",
+        facts.period, meter.definition.name, meter.version, app.config.clickhouse.database
+    );
+    let known = |key: &str| {
+        let remembered = REMEMBERED.lock().unwrap_or_else(PoisonError::into_inner);
+        remembered.iter().find(|(k, _)| k == key).map(|(_, answers)| answers.clone())
+    };
+    if let Some(answers) = known(&key) {
+        return Ok(answers);
+    }
+    let found: Vec<Behind> = selection.bind(facts.query(app, workspace, SUMMED)).fetch_all().await?;
+    let answers: Answers = Arc::new(found.into_iter().map(|b| (b.of.clone(), b)).collect());
+    let mut remembered = REMEMBERED.lock().unwrap_or_else(PoisonError::into_inner);
+    if remembered.len() >= REMEMBER {
+        remembered.remove(0);
+    }
+    remembered.push((key, answers.clone()));
+    Ok(answers)
+}
