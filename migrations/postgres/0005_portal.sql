@@ -56,3 +56,10 @@ CREATE TABLE sign_in_attempts (
 );
 CREATE INDEX sign_in_attempts_account ON sign_in_attempts (account, at);
 CREATE INDEX sign_in_attempts_address ON sign_in_attempts (address, at);
+
+-- What the provider tells its developers.
+CREATE TABLE portal_settings (
+    workspace_id text PRIMARY KEY REFERENCES workspaces (id),
+    -- A GET that a new key may make at once, for the first steps.
+    example_url  text CHECK (example_url ~ '^https?://')
+);

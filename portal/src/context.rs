@@ -80,6 +80,14 @@ impl Ctx {
         self.session.as_ref().is_some_and(|session| roles.contains(&session.person.role))
     }
 
+    /// Where this portal is reached, without a trailing slash: its own host, else the instance's address.
+    pub fn base_url(&self, portal: &Portal) -> String {
+        match &self.workspace.portal_host {
+            Some(host) if portal.secure => format!("https://{host}"),
+            _ => portal.app.config.http.public_url.clone(),
+        }
+    }
+
     /// The frame of a page on this side, signed in or not.
     pub fn shell(&self, title: &str, here: &str) -> Shell {
         let provider = self.workspace.display_name.as_str();

@@ -8,8 +8,12 @@
 //! [`assets`], inside the binary. What cannot be done is a [`failure::Failure`], told as a page too.
 #![forbid(unsafe_code)]
 
+mod account;
+mod activity;
 pub mod assets;
+mod bill;
 pub mod context;
+mod csv;
 mod done;
 pub mod entry;
 pub mod failure;
@@ -18,7 +22,9 @@ pub mod pages;
 pub mod people;
 pub mod routes;
 pub mod security;
+pub mod settings;
 pub mod view;
+mod words;
 
 use farebox_core::App;
 

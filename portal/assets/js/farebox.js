@@ -36,6 +36,9 @@
   });
   addEventListener('pageshow', () => $$('form[data-sent]').forEach(f => delete f.dataset.sent));
 
+  // A page whose only point is one link follows it.
+  document.querySelector('a[data-go]')?.click();
+
   // Filters apply as soon as they change; the button is for those without script.
   document.addEventListener('change', e => { if (e.target.matches('form[data-auto] select, form[data-auto] input')) e.target.form.requestSubmit(); });
 
@@ -43,9 +46,29 @@
   document.addEventListener('htmx:beforeRequest', e => {
     if (document.hidden && (e.target.getAttribute('hx-trigger') || '').startsWith('every')) e.preventDefault();
   });
-  // An open table stays open when its figure is fetched anew.
-  let open = [];
-  document.addEventListener('htmx:beforeSwap', e => { open = $$('[id]:has(> details[open])', e.target.parentElement || document).map(x => x.id); });
+
+  // What is [data-live] renews itself: charts draw the new table, other parts are replaced when they say something else.
+  const drawing = new WeakMap();
+  async function renew() {
+    const live = $$('[data-live][id]');
+    if (document.hidden || !live.length) return;
+    const answer = await fetch(location.href, { headers: { accept: 'text/html' } });
+    if (!answer.ok || answer.redirected) return;
+    const fresh = new DOMParser().parseFromString(await answer.text(), 'text/html');
+    for (const now of live) {
+      const next = fresh.getElementById(now.id);
+      if (!next || next.textContent === now.textContent || now.contains(document.activeElement)) continue;
+      const draw = drawing.get(now);
+      if (!draw || !next.querySelector('.plot')) {
+        now.replaceWith(document.adoptNode(next));
+        charts(document.body);
+        continue;
+      }
+      for (const part of ['figcaption > p', 'table']) now.querySelector(part).replaceWith(document.adoptNode(next.querySelector(part)));
+      draw();
+    }
+  }
+  if (document.querySelector('[data-live]')) setInterval(() => renew().catch(() => {}), 5000);
 
   // Tables sort by any column: th[data-sort], the row's original order is kept for ties.
   const plain = s => +s.replace(/\u2212/g, '-').replace(/[^\d.-]/g, '');
@@ -152,9 +175,9 @@
   }
 
   function charts(scope) {
-    const figs = $$('[data-chart]', scope.parentElement || scope).filter(f => f.querySelector('.plot:empty'));
-    for (const fig of figs) {
-      const plot = fig.querySelector('.plot');
+    for (const fig of $$('[data-chart]', scope)) {
+      const plot = fig.querySelector('.plot:empty');
+      if (!plot) continue;
       if (!window.echarts) { failed(fig); continue; }
       try {
         const inner = plot.appendChild(document.createElement('div'));
@@ -162,6 +185,7 @@
         const chart = echarts.init(inner), draw = () => { if (inner.isConnected) chart.setOption(option(fig), true); };
         draw();
         fig.dataset.drawn = '1';
+        drawing.set(fig, draw);
         new ResizeObserver(() => { if (inner.isConnected) { chart.resize(); draw(); } else chart.dispose(); }).observe(plot);
         matchMedia('(prefers-color-scheme: dark)').addEventListener('change', draw);
         document.fonts?.ready.then(draw);
@@ -171,9 +195,4 @@
 
   charts(document.body);
   sortable(document);
-  document.addEventListener('htmx:load', e => {
-    for (const id of open) { const d = document.querySelector(`#${CSS.escape(id)} > details`); if (d) d.open = true; }
-    charts(e.target);
-    sortable(e.target);
-  });
 })();

@@ -236,7 +236,6 @@ fn usage_page() -> String {
         shell: portal("Usage", "/usage"),
         subtitle: "November 2026, all keys. Updated 14:20 UTC, 4 seconds behind.".into(),
         ranges: vec![usage::RangeChoice { value: "month".into(), label: "This billing month".into(), selected: true }, usage::RangeChoice { value: "last".into(), label: "Last billing month".into(), selected: false }],
-        keys: vec![],
         from: "2026-11-01".into(),
         to: "2026-11-30".into(),
         allowance: usage::Allowance {

@@ -66,8 +66,8 @@ pub struct Chart {
     /// Sign before each value on the axis.
     pub unit: String,
     pub tall: bool,
-    /// Where the figure fetches itself anew while it is open.
-    pub refresh: Option<String>,
+    /// Renews itself while it is looked at.
+    pub live: bool,
 }
 
 impl Chart {
@@ -86,7 +86,7 @@ impl Chart {
             cap: None,
             unit: String::new(),
             tall: false,
-            refresh: None,
+            live: false,
         }
     }
 }

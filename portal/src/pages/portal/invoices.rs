@@ -1,6 +1,14 @@
 use askama::Template;
+use axum::extract::{Path, State};
+use axum::response::Response;
+use farebox_billing::invoices::{self, Invoice, InvoiceFilter, State as InvoiceState};
+use farebox_core::ids::InvoiceId;
 
-use crate::view::{Action, Badge, Code, Facts, Note, Shell, Table};
+use crate::account;
+use crate::context::{Ctx, page};
+use crate::failure::Failure;
+use crate::view::{Action, Badge, Cell, Code, Column, Facts, Note, Shell, Table, Tone};
+use crate::{Portal, bill, csv, format};
 
 #[derive(Debug, Clone, Template)]
 #[template(path = "portal/invoices.html")]
@@ -63,4 +71,112 @@ pub struct InvoicePage {
     pub csv: Option<String>,
     pub note: Option<Note>,
     pub invoice: InvoiceView,
+}
+
+/// More invoices than a consumer has in twenty years of months.
+const ALL: i64 = 500;
+
+/// A consumer's issued invoices, the newest first. Drafts are the provider's own business.
+pub async fn of_consumer(portal: &Portal, ctx: &Ctx, consumer: &str) -> Result<Vec<Invoice>, Failure> {
+    let filter = InvoiceFilter { consumer: Some(consumer.to_owned()), ..InvoiceFilter::default() };
+    let mut found = invoices::list(&mut *portal.app.pg.acquire().await?, &ctx.workspace.id, &filter, ALL, "").await?;
+    found.retain(|invoice| invoice.state != InvoiceState::Draft);
+    Ok(found)
+}
+
+pub fn table(found: &[Invoice], ctx: &Ctx, base: &str) -> Table {
+    let tz = ctx.tz();
+    let columns =
+        vec![Column::text("Invoice"), Column::text("Period"), Column::text("Issued"), Column::text("State"), Column::number("Total")];
+    Table::new("Invoices", columns).rows(found.iter().map(|invoice| {
+        let issued = invoice.issued_at.map_or_else(|| "–".to_owned(), |at| format::date(at.with_timezone(&tz).date_naive()));
+        vec![
+            Cell::link(bill::name(invoice), format!("{base}/invoices/{}", invoice.id)),
+            Cell::text(format::period(invoice.period.start, invoice.period.end, tz)),
+            Cell::text(issued),
+            bill::badge(invoice, ctx).into(),
+            Cell::text(format::money(invoice.total)),
+        ]
+    }))
+}
+
+pub async fn list(State(portal): State<Portal>, ctx: Ctx) -> Result<Response, Failure> {
+    let consumer = ctx.consumer()?;
+    let found = of_consumer(&portal, &ctx, consumer.as_str()).await?;
+    let agreements = account::in_force(&mut *portal.app.pg.acquire().await?, &ctx, consumer).await?;
+    let next = match agreements.first() {
+        None => None,
+        Some(agreement) => Some(gathering(&portal, &ctx, agreement).await?),
+    };
+    page(&InvoicesPage { shell: ctx.shell("Invoices", "/invoices"), next, table: table(&found, &ctx, ""), csv: "/invoices.csv".into() })
+}
+
+/// The invoice that is gathering.
+pub async fn gathering(portal: &Portal, ctx: &Ctx, agreement: &account::Agreement) -> Result<Next, Failure> {
+    let preview = farebox_billing::preview::preview(&portal.app, &ctx.workspace.id, &agreement.subscription.id).await?;
+    let lines = preview.lines.into_iter().map(|line| Line {
+        name: line.name,
+        amount: format::money(line.amount),
+        explanation: line.explanation,
+        proof: None,
+    });
+    Ok(Next {
+        title: format::period(preview.period.start, preview.period.end, ctx.tz()),
+        amount: format::money(preview.subtotal),
+        note: format!("Before tax. It is issued after {}, when all usage has arrived.", format::instant(preview.period.end, ctx.tz())),
+        lines: lines.collect(),
+    })
+}
+
+async fn find(portal: &Portal, ctx: &Ctx, id: &str) -> Result<Invoice, Failure> {
+    let missing = || Failure::not_found("invoice");
+    let id: InvoiceId = id.parse().map_err(|_| missing())?;
+    let invoice = invoices::get(&mut *portal.app.pg.acquire().await?, &ctx.workspace.id, &id).await?.ok_or_else(missing)?;
+    if invoice.consumer != *ctx.consumer()? || invoice.state == InvoiceState::Draft {
+        return Err(missing());
+    }
+    Ok(invoice)
+}
+
+pub async fn show(State(portal): State<Portal>, ctx: Ctx, Path(id): Path<String>) -> Result<Response, Failure> {
+    let invoice = find(&portal, &ctx, &id).await?;
+    let late = invoice.state == InvoiceState::Issued && !invoice.carried && invoice.due_at.is_some_and(|due| due < ctx.now());
+    let title = format!("Invoice {}", bill::name(&invoice));
+    page(&InvoicePage {
+        shell: ctx.shell(&title, "/invoices"),
+        subtitle: format::period(invoice.period.start, invoice.period.end, ctx.tz()),
+        csv: Some(format!("/invoices/{}/lines.csv", invoice.id)),
+        note: late.then(|| {
+            Note::new(Tone::Warn, "This invoice is late.", "Check the card on file, or pay it at Stripe.").with("Payment", "/payment")
+        }),
+        invoice: bill::view(&invoice, &ctx),
+        title,
+    })
+}
+
+pub async fn lines_file(State(portal): State<Portal>, ctx: Ctx, Path(id): Path<String>) -> Result<Response, Failure> {
+    let invoice = find(&portal, &ctx, &id).await?;
+    Ok(csv::file(&format!("invoice-{}", bill::name(&invoice)), &bill::CSV_HEAD, bill::csv_rows(&invoice)))
+}
+
+pub async fn file(State(portal): State<Portal>, ctx: Ctx) -> Result<Response, Failure> {
+    let found = of_consumer(&portal, &ctx, ctx.consumer()?.as_str()).await?;
+    Ok(csv::file("invoices", &LIST_HEAD, found.iter().map(list_row)))
+}
+
+pub const LIST_HEAD: [&str; 9] = ["invoice", "state", "from", "to", "issued", "paid", "subtotal", "tax", "total"];
+
+pub fn list_row(invoice: &Invoice) -> Vec<String> {
+    let at = |at: Option<chrono::DateTime<chrono::Utc>>| at.map(|at| at.to_rfc3339()).unwrap_or_default();
+    vec![
+        bill::name(invoice),
+        invoice.state.as_str().to_owned(),
+        invoice.period.start.to_rfc3339(),
+        invoice.period.end.to_rfc3339(),
+        at(invoice.issued_at),
+        at(invoice.paid_at),
+        invoice.subtotal.to_string(),
+        invoice.tax.to_string(),
+        invoice.total.to_string(),
+    ]
 }

@@ -1,6 +1,14 @@
 use askama::Template;
+use axum::extract::{Query, State};
+use axum::response::{IntoResponse, Redirect, Response};
+use farebox_billing::stripe::{self, checkout, settings};
+use serde::Deserialize;
 
-use crate::view::{Facts, Note, Shell};
+use crate::Portal;
+use crate::context::{Ctx, page};
+use crate::failure::Failure;
+use crate::people::Role;
+use crate::view::{Facts, Note, Shell, Tone};
 
 /// How invoices are paid. The card itself is only ever typed at Stripe.
 #[derive(Debug, Clone, Template)]
@@ -19,4 +27,45 @@ pub struct PaymentPage {
 pub struct PaymentGoPage {
     pub shell: Shell,
     pub url: String,
+}
+
+/// Whether the provider has given its Stripe keys.
+pub async fn available(portal: &Portal, ctx: &Ctx) -> Result<bool, Failure> {
+    Ok(settings::status(&mut *portal.app.pg.acquire().await?, &ctx.workspace.id).await?.configured)
+}
+
+pub async fn show(State(portal): State<Portal>, ctx: Ctx) -> Result<Response, Failure> {
+    let has = checkout::has_payment_method(&mut *portal.app.pg.acquire().await?, &ctx.workspace.id, ctx.consumer()?).await?;
+    let may_change = ctx.is(&[Role::ConsumerAdmin]);
+    let available = available(&portal, &ctx).await?;
+    let note = (!may_change && !has).then(|| Note::new(Tone::Warn, "Ask an administrator of your account.", "Only they can add a card."));
+    page(&PaymentPage {
+        shell: ctx.shell("Payment", "/plan"),
+        method: has.then(|| Facts::default().with("Kept at", "Stripe").with("Used for", "invoices, when they are issued")),
+        note,
+        may_change,
+        available,
+    })
+}
+
+/// Makes a page at Stripe, and shows the way to it.
+pub async fn add(State(portal): State<Portal>, ctx: Ctx) -> Result<Response, Failure> {
+    let base = ctx.base_url(&portal);
+    let back = format!("{base}/payment/return?session={{CHECKOUT_SESSION_ID}}");
+    let url = stripe::checkout_setup_url(&portal.app, &ctx.workspace.id, ctx.consumer()?, &back, &format!("{base}/payment")).await?;
+    page(&PaymentGoPage { shell: ctx.shell("On to Stripe", "/plan"), url: url.to_string() })
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Back {
+    session: String,
+}
+
+/// On the way back. The webhook does the same for those who close the browser at Stripe.
+pub async fn back(State(portal): State<Portal>, ctx: Ctx, Query(query): Query<Back>) -> Result<Response, Failure> {
+    let whose = stripe::complete_setup(&portal.app, &ctx.workspace.id, &query.session).await?;
+    if whose != *ctx.consumer()? {
+        return Err(Failure::not_found("checkout session"));
+    }
+    Ok(Redirect::to("/start?done=card-added").into_response())
 }
