@@ -122,6 +122,25 @@ async fn look_up(pg: &PgPool, hash: [u8; 32]) -> Result<Option<Arc<Principal>>, 
     }))
 }
 
+/// A live token, for a room that must answer while PostgreSQL is away and so keeps them in memory.
+#[derive(Debug, Clone)]
+pub struct LiveToken {
+    pub hash: Vec<u8>,
+    pub workspace: WorkspaceId,
+    pub expires_at: Option<DateTime<Utc>>,
+}
+
+/// Of all workspaces: the tokens that are not revoked and have `scope`.
+pub async fn all_with_scope(conn: &mut PgConnection, scope: Scope) -> Result<Vec<LiveToken>, sqlx::Error> {
+    sqlx::query_as!(
+        LiveToken,
+        r#"SELECT hash, workspace_id AS "workspace: WorkspaceId", expires_at FROM tokens WHERE revoked_at IS NULL AND $1 = ANY (scopes)"#,
+        scope.as_str()
+    )
+    .fetch_all(conn)
+    .await
+}
+
 /// Creates a token; the secret is returned once and never again.
 pub async fn create_token(
     conn: &mut PgConnection,

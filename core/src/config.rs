@@ -126,7 +126,12 @@ impl Default for Metering {
 
 impl Default for Billing {
     fn default() -> Self {
-        Self { grace_minutes: 60, stripe_url: "https://api.stripe.com/".to_owned(), stripe_calls_per_second: 0, encryption_key: String::new() }
+        Self {
+            grace_minutes: 60,
+            stripe_url: "https://api.stripe.com/".to_owned(),
+            stripe_calls_per_second: 0,
+            encryption_key: String::new(),
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 //! through [`kafka`], [`clickhouse`] and [`postgres`]; [`App`] holds them open and is handed to every room.
 #![forbid(unsafe_code)]
 
+pub mod api_path;
 pub mod app;
 pub mod audit_log;
 pub mod auth;

@@ -5,7 +5,6 @@
 pub mod apisix;
 pub mod cloudevents;
 pub mod envoy_otlp;
-mod path;
 
 use chrono::{DateTime, Utc};
 use farebox_core::event::RequestData;

@@ -10,9 +10,10 @@
 //! not make many calls look like one; else none.
 
 use chrono::DateTime;
+use farebox_core::api_path;
 use farebox_core::event::{AnsweredBy, REQUEST, RequestData};
 
-use super::{Draft, latency, path, status, without_secret};
+use super::{Draft, latency, status, without_secret};
 use crate::fields::{Object, scaled};
 use crate::verdict::{Reason, Rejection};
 
@@ -31,7 +32,7 @@ pub fn decode(record: &[u8]) -> Result<Draft, Rejection> {
 
     let route = log.text("route_id", "/route_id")?;
     let uri = request.text("uri", "/request/uri")?;
-    let (from_path, api_version) = path::api_and_version(path::without_query(&uri));
+    let (from_path, api_version) = api_path::api_and_version(api_path::without_query(&uri));
     let service = log.text("service_id", "/service_id")?;
     // A path that matched no route names nothing of ours.
     let (api, api_version) = match (route.is_empty(), service.is_empty()) {

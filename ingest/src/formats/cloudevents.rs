@@ -8,10 +8,11 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
+use farebox_core::api_path;
 use farebox_core::event::{AnsweredBy, REQUEST, RequestData};
 use serde_json::value::RawValue;
 
-use super::{Draft, latency, micros, path, status, without_secret};
+use super::{Draft, latency, micros, status, without_secret};
 use crate::fields::{Object, text};
 use crate::verdict::{Reason, Rejection};
 
@@ -62,7 +63,7 @@ fn request(data: &Object) -> Result<RequestData, Rejection> {
         match key {
             "api" => request.api = text(raw, &at)?,
             "api_version" => request.api_version = text(raw, &at)?,
-            "route" => path::without_query(&text(raw, &at)?).clone_into(&mut request.route),
+            "route" => api_path::without_query(&text(raw, &at)?).clone_into(&mut request.route),
             "method" => request.method = text(raw, &at)?.to_ascii_uppercase(),
             "status" => request.status = status(number(raw, &at)?, &at)?,
             "latency_us" => request.latency_us = latency(number(raw, &at)?),

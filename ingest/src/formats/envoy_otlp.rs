@@ -10,11 +10,12 @@
 use std::collections::HashMap;
 
 use chrono::DateTime;
+use farebox_core::api_path;
 use farebox_core::event::{AnsweredBy, REQUEST, RequestData};
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
 
-use super::{Draft, latency, path, status, without_secret};
+use super::{Draft, latency, status, without_secret};
 use crate::fields::{MAX_DEPTH, decimal, is_shallow};
 use crate::verdict::{Reason, Rejection};
 
@@ -45,9 +46,12 @@ fn draft(record: &LogRecord, attributes: &Attributes) -> Result<Draft, Rejection
     let time = time.ok_or_else(|| Rejection::new(Reason::InvalidTime, "/timeUnixNano", "/timeUnixNano must be nanoseconds since 1970."))?;
     let answer = attributes.number("http.response.status_code")?.ok_or_else(|| Rejection::missing("http.response.status_code"))?;
 
-    let route = attributes.text("http.route");
-    let (api, api_version) =
-        if route.is_empty() { Default::default() } else { path::api_and_version(path::without_query(&attributes.text("url.path"))) };
+    let route = route(attributes.text("http.route"));
+    let (api, api_version) = if route.is_empty() {
+        Default::default()
+    } else {
+        api_path::api_and_version(api_path::without_query(&attributes.text("url.path")))
+    };
     let request_id = attributes.text("farebox.id");
     let subject = without_secret(attributes.text("farebox.consumer"));
     Ok(Draft {
@@ -72,6 +76,11 @@ fn draft(record: &LogRecord, attributes: &Attributes) -> Result<Draft, Rejection
             ..RequestData::default()
         },
     })
+}
+
+/// `METHOD name`, where Envoy writes `-` for a name when no route matched.
+fn route(written: String) -> String {
+    if written.ends_with(" -") { String::new() } else { written }
 }
 
 /// By Envoy's own word (`via_upstream`) where it is logged, else by the response flags: without any, the upstream
@@ -130,7 +139,7 @@ impl<'a> Attributes<'a> {
 }
 
 #[cfg(test)]
-pub(super) const SAMPLE: &str = r#"{"timeUnixNano":"1795268435453021000","body":{"stringValue":"GET /v1/orders/7"},"attributes":[{"key":"farebox.id","value":{"stringValue":"4e497d36-3498-40d9-8262-ae6f2d5f26c5"}},{"key":"farebox.consumer","value":{"stringValue":"con_77"}},{"key":"farebox.credential","value":{"stringValue":"cred_9"}},{"key":"farebox.decision","value":{"stringValue":"3be4d158fa374d81a5ae5790f7e4a953"}},{"key":"http.route","value":{"stringValue":"orders"}},{"key":"http.request.method","value":{"stringValue":"GET"}},{"key":"url.path","value":{"stringValue":"/v1/orders/7"}},{"key":"http.response.status_code","value":{"stringValue":"200"}},{"key":"duration_us","value":{"stringValue":"3231"}},{"key":"bytes_in","value":{"stringValue":"0"}},{"key":"bytes_out","value":{"stringValue":"443"}},{"key":"response_flags","value":{"stringValue":"-"}}]}"#;
+pub(super) const SAMPLE: &str = r#"{"timeUnixNano":"1795268435453021000","body":{"stringValue":"GET /v1/orders/7"},"attributes":[{"key":"farebox.id","value":{"stringValue":"4e497d36-3498-40d9-8262-ae6f2d5f26c5"}},{"key":"farebox.consumer","value":{"stringValue":"con_77"}},{"key":"farebox.credential","value":{"stringValue":"cred_9"}},{"key":"farebox.decision","value":{"stringValue":"3be4d158fa374d81a5ae5790f7e4a953"}},{"key":"http.route","value":{"stringValue":"GET /orders/{id}"}},{"key":"http.request.method","value":{"stringValue":"GET"}},{"key":"url.path","value":{"stringValue":"/v1/orders/7"}},{"key":"http.response.status_code","value":{"stringValue":"200"}},{"key":"duration_us","value":{"stringValue":"3231"}},{"key":"bytes_in","value":{"stringValue":"0"}},{"key":"bytes_out","value":{"stringValue":"443"}},{"key":"response_flags","value":{"stringValue":"-"}}]}"#;
 
 #[cfg(test)]
 mod tests {
@@ -153,6 +162,8 @@ mod tests {
     fn a_dash_is_unset_and_a_status_must_be_there() {
         let draft = decode(with("farebox.consumer", "-").as_bytes()).expect("anonymous");
         assert_eq!(draft.subject, "");
+        let unrouted = decode(with("http.route", "GET -").as_bytes()).expect("no route");
+        assert_eq!((unrouted.data.route.as_str(), unrouted.data.api.as_str()), ("", ""));
         assert_eq!(decode(with("http.response.status_code", "-").as_bytes()).expect_err("no status").reason, Reason::MissingField);
         assert_eq!(decode(with("duration_us", "fast").as_bytes()).expect_err("no number").reason, Reason::WrongType);
     }
