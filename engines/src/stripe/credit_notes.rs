@@ -74,7 +74,7 @@ pub fn create(tx: &mut Tx<'_>, call: &Call) -> Result<Value, ApiError> {
         let moved = customers::move_balance(tx, &customer, -credit, &currency, "credit_note", more);
         note["customer_balance_transaction"] = moved["id"].clone();
     }
-    lines.into_iter().for_each(|line| tx.put(line));
+    tx.put_all(lines);
     tx.put(note.clone());
     webhooks::emit(tx, "credit_note.created", &note, None);
     reduce(tx, before, if paid { 0 } else { total }, wanted);

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 pub struct ApiError {
     pub status: u16,
     pub kind: &'static str,
-    pub code: Option<String>,
+    pub code: Option<&'static str>,
     pub param: Option<String>,
     pub message: String,
     /// Further members of the error object (`decline_code`, `payment_intent`, ...).
@@ -18,7 +18,7 @@ pub struct ApiError {
     /// The `Stripe-Should-Retry` header, where Stripe sends one.
     pub should_retry: Option<bool>,
     /// The `Retry-After` header, in seconds.
-    pub retry_after: Option<u64>,
+    pub retry_after: Option<u32>,
 }
 
 impl ApiError {
@@ -42,12 +42,12 @@ impl ApiError {
     }
 
     /// A request that is well formed but not possible in the object's present state: 400, remembered.
-    pub fn state(code: &str, message: impl Into<String>) -> Self {
+    pub fn state(code: &'static str, message: impl Into<String>) -> Self {
         Self { stored: true, ..Self::invalid(message).code(code) }
     }
 
-    pub fn code(mut self, code: &str) -> Self {
-        self.code = Some(code.to_owned());
+    pub fn code(mut self, code: &'static str) -> Self {
+        self.code = Some(code);
         self
     }
 
@@ -86,7 +86,7 @@ impl ApiError {
     }
 
     /// A bank's refusal: 402, remembered, for it has already left traces.
-    pub fn card(code: &str, decline_code: Option<&str>, message: &str) -> Self {
+    pub fn card(code: &'static str, decline_code: Option<&str>, message: &str) -> Self {
         let error = Self::new(402, "card_error", message).code(code);
         let error = Self { stored: true, ..error };
         match decline_code {
@@ -122,7 +122,7 @@ impl ApiError {
         Self { should_retry: Some(true), ..error }
     }
 
-    pub fn rate_limited(retry_after: u64) -> Self {
+    pub fn rate_limited(retry_after: u32) -> Self {
         let message = "Request rate limit exceeded. You can learn more about rate limits here \
                        https://stripe.com/docs/rate-limits.";
         let error = Self::new(429, "invalid_request_error", message).code("rate_limit");
@@ -142,7 +142,7 @@ impl ApiError {
 
     pub fn body(&self, request_id: &str) -> Value {
         let mut error = json!({"type": self.kind, "message": self.message});
-        if let Some(code) = &self.code {
+        if let Some(code) = self.code {
             error["code"] = json!(code);
             error["doc_url"] = json!(format!("https://stripe.com/docs/error-codes/{}", code.replace('_', "-")));
         }

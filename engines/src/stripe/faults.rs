@@ -50,13 +50,13 @@ pub enum Fault {
     /// 429 with `Retry-After`, in seconds.
     RateLimit {
         #[serde(default = "a_second")]
-        retry_after: u64,
+        retry_after: u32,
     },
     /// Takes this long before it is applied; the key is in use meanwhile.
     Slow { millis: u64 },
 }
 
-fn a_second() -> u64 {
+fn a_second() -> u32 {
     1
 }
 

@@ -67,7 +67,9 @@ pub fn prune(tx: &mut Tx<'_>) {
     let old = |record: &&Value| int(record, "at") + KEPT_SECONDS <= tx.now;
     let ids: Vec<String> =
         tx.account.all("_idempotency").take_while(old).filter_map(|record| record["id"].as_str()).map(str::to_owned).collect();
-    ids.iter().for_each(|id| tx.remove(id));
+    for id in ids {
+        tx.remove(&id);
+    }
 }
 
 /// The keys whose requests run.

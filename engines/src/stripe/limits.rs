@@ -56,11 +56,11 @@ fn visit(name: &str, at: &str, value: &Value) -> Result<(), ApiError> {
         ("quantity_decimal", Value::String(quantity)) if quantity.starts_with('-') => {
             return refuse(format!("Invalid decimal: {quantity}; must be greater than or equal to 0"));
         }
-        ("amount" | "taxable_amount" | "unit_amount", Value::Number(number)) => {
-            if number.as_i64().is_none_or(|amount| amount.abs() > LARGEST_AMOUNT) {
-                let error = format!("Invalid integer: {number}; amounts have at most 8 digits.");
-                return Err(ApiError::invalid(error).code("amount_too_large").param(at));
-            }
+        ("amount" | "taxable_amount" | "unit_amount", Value::Number(number))
+            if number.as_i64().is_none_or(|amount| amount.abs() > LARGEST_AMOUNT) =>
+        {
+            let error = format!("Invalid integer: {number}; amounts have at most 8 digits.");
+            return Err(ApiError::invalid(error).code("amount_too_large").param(at));
         }
         _ => {}
     }

@@ -27,8 +27,8 @@ pub fn add(tx: &mut Tx<'_>, call: &Call) -> Result<Value, ApiError> {
     let mut invoice = before.clone();
     let ids = made.iter().map(|line| line["id"].clone());
     invoice["_lines"].as_array_mut().expect("an invoice has lines").extend(ids);
-    made.into_iter().for_each(|line| tx.put(line));
-    store(tx, call, &before, invoice)
+    tx.put_all(made);
+    Ok(store(tx, call, &before, invoice))
 }
 
 pub fn update(tx: &mut Tx<'_>, call: &Call) -> Result<Value, ApiError> {
@@ -41,8 +41,8 @@ pub fn update(tx: &mut Tx<'_>, call: &Call) -> Result<Value, ApiError> {
         apply(tx, &mut line, params, text(&before, "currency"), &at)?;
         changed.push(line);
     }
-    changed.into_iter().for_each(|line| tx.put(line));
-    store(tx, call, &before, before.clone())
+    tx.put_all(changed);
+    Ok(store(tx, call, &before, before.clone()))
 }
 
 /// `POST /v1/invoices/{id}/lines/{line}` answers the line.
@@ -51,7 +51,7 @@ pub fn update_one(tx: &mut Tx<'_>, call: &Call) -> Result<Value, ApiError> {
     let mut line = line_of(tx, &before, &call.ids[1], "id")?;
     apply(tx, &mut line, &call.params, text(&before, "currency"), "")?;
     tx.put(line.clone());
-    store(tx, call, &before, before.clone())?;
+    store(tx, call, &before, before.clone());
     Ok(render(tx, &line))
 }
 
@@ -66,7 +66,7 @@ pub fn remove(tx: &mut Tx<'_>, call: &Call) -> Result<Value, ApiError> {
     let mut invoice = before.clone();
     invoice["_lines"].as_array_mut().expect("an invoice has lines").retain(|id| !gone.contains(id));
     gone.iter().filter_map(Value::as_str).for_each(|id| tx.remove(id));
-    store(tx, call, &before, invoice)
+    Ok(store(tx, call, &before, invoice))
 }
 
 pub fn list(tx: &Tx<'_>, call: &Call, kind: &str) -> Result<Value, ApiError> {
@@ -83,14 +83,14 @@ fn line_of(tx: &Tx<'_>, invoice: &Value, id: &str, param: &str) -> Result<Value,
     if line["invoice"] == invoice["id"] { Ok(line) } else { Err(ApiError::no_such("line_item", id, param)) }
 }
 
-fn store(tx: &mut Tx<'_>, call: &Call, before: &Value, mut invoice: Value) -> Result<Value, ApiError> {
+fn store(tx: &mut Tx<'_>, call: &Call, before: &Value, mut invoice: Value) -> Value {
     if call.params.contains_key("invoice_metadata") {
         merge_metadata(&mut invoice, call.params.get("invoice_metadata"));
     }
     total(tx, &mut invoice);
     tx.put(invoice.clone());
     webhooks::emit(tx, "invoice.updated", &invoice, Some(before));
-    Ok(render(tx, &invoice))
+    render(tx, &invoice)
 }
 
 fn blank_line(tx: &Tx<'_>, invoice: &Value) -> Value {

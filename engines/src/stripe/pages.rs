@@ -115,7 +115,7 @@ fn missing() -> Response {
 }
 
 fn card_form(button: &str, complaint: Option<&str>) -> String {
-    let complaint = complaint.map(|text| format!(r#"<p class=error role=alert>{}</p>"#, escape(text))).unwrap_or_default();
+    let complaint = complaint.map(|text| format!("<p class=error role=alert>{}</p>", escape(text))).unwrap_or_default();
     format!(
         r#"<form method=post>{complaint}
 <label>Card number<input id=cardNumber name=cardNumber inputmode=numeric autocomplete=cc-number placeholder="4242 4242 4242 4242" required autofocus></label>

@@ -193,6 +193,12 @@ impl Tx<'_> {
         self.account.put(object);
     }
 
+    pub fn put_all(&mut self, objects: Vec<Value>) {
+        for object in objects {
+            self.put(object);
+        }
+    }
+
     pub fn remove(&mut self, id: &str) {
         self.touch(id);
         self.account.remove(id);

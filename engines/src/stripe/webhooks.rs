@@ -110,7 +110,7 @@ pub struct Mishap {
     /// `invoice.paid`, `invoice.*`, or `*`.
     #[serde(default = "everything", rename = "type")]
     pub kind: String,
-    pub mishap: MishapKind,
+    pub fault: MishapKind,
     /// How many deliveries are affected.
     #[serde(default = "once")]
     pub times: u32,
@@ -158,7 +158,7 @@ impl Mishaps {
             |rule: &&mut Mishap| rule.times > 0 && wildcard(&rule.kind, kind) && rule.account.as_deref().is_none_or(|name| name == account);
         let Some(rule) = self.rules.iter_mut().find(fits) else { return vec![now] };
         rule.times -= 1;
-        match rule.mishap {
+        match rule.fault {
             MishapKind::Drop => Vec::new(),
             MishapKind::Duplicate => vec![now, now],
             MishapKind::Delay => vec![now + rule.millis],
@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn mishaps_happen_as_often_as_asked() {
-        let rule = |mishap, times, millis| Mishap { account: None, kind: "invoice.*".into(), mishap, times, millis, next: None };
+        let rule = |fault, times, millis| Mishap { account: None, kind: "invoice.*".into(), fault, times, millis, next: None };
         let mut mishaps = Mishaps::default();
         mishaps.add(rule(MishapKind::Drop, 1, 0));
         mishaps.add(rule(MishapKind::Duplicate, 1, 0));

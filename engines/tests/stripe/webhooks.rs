@@ -18,7 +18,7 @@ async fn duplicates_disorder_and_loss_on_demand() {
     let api = Api::new();
     let mut hooks = Receiver::new(&api, "customer.created", 0).await;
     let mishap = async |mishap: &str, times: u32, millis: u32| {
-        let rule = json!({"account": api.account, "type": "customer.*", "mishap": mishap, "times": times, "millis": millis});
+        let rule = json!({"account": api.account, "type": "customer.*", "fault": mishap, "times": times, "millis": millis});
         api.double("POST", "webhook-faults", rule).await;
     };
     mishap("duplicate", 1, 0).await;
