@@ -1,0 +1,126 @@
+//! `/api/v1/keys` and `/api/v1/decisions`.
+
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, TimeDelta, Utc};
+use farebox_core::auth::{Caller, Scope};
+use farebox_core::http::Json;
+use farebox_core::ids::{ConsumerId, CredentialId};
+use farebox_core::period::Period;
+use farebox_core::problem::Problem;
+use farebox_core::{App, audit_log, clock, workspace};
+use farebox_metering::credentials;
+use serde::{Deserialize, Serialize};
+
+use crate::keys::{self, Credential};
+use crate::ledger::{self, DecisionCount};
+
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewKey {
+    pub consumer: ConsumerId,
+    /// What it is for, such as `production server`.
+    pub name: String,
+    /// Without end unless given.
+    pub expires_at: Option<DateTime<Utc>>,
+}
+
+/// A key that was just issued.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct Issued {
+    #[serde(flatten)]
+    pub credential: Credential,
+    /// Shown this once.
+    pub key: String,
+}
+
+/// Issue a key
+///
+/// The answer has the key itself, this once: only a hash is kept. So no `Idempotency-Key` is taken, whose answer would
+/// have to be kept; after a lost answer, revoke the key that nobody has and issue another.
+#[utoipa::path(
+    post, path = "/api/v1/keys", tag = "access", request_body = NewKey,
+    responses((status = 201, body = Issued), (status = 404, body = Problem), (status = 422, body = Problem))
+)]
+pub async fn issue(State(app): State<App>, caller: Caller, Json(new): Json<NewKey>) -> Result<Response, Problem> {
+    caller.0.require(Scope::Manage)?;
+    let mut tx = app.pg.begin().await?;
+    let workspace = workspace::by_id(&mut tx, &caller.0.workspace).await.map_err(|e| Problem::internal(&e))?;
+    let workspace = workspace.ok_or_else(|| Problem::not_found("workspace"))?;
+    let (credential, secret) = keys::issue_until(&mut tx, &workspace, &new.consumer, &new.name, new.expires_at).await?;
+    let detail = serde_json::json!({ "consumer": new.consumer, "name": credential.name, "hint": credential.hint });
+    audit_log::record(&mut tx, &workspace.id, caller.0.token.as_str(), "key.issue", credential.id.as_str(), &detail).await?;
+    tx.commit().await?;
+    let issued = Issued { credential, key: secret.reveal().to_owned() };
+    let no_store = [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
+    Ok((StatusCode::CREATED, no_store, axum::Json(issued)).into_response())
+}
+
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct OfConsumer {
+    pub consumer: ConsumerId,
+}
+
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct Keys {
+    pub data: Vec<Credential>,
+    pub next_cursor: Option<String>,
+}
+
+/// List a consumer's keys
+///
+/// Newest first, revoked ones included; never the keys themselves.
+#[utoipa::path(get, path = "/api/v1/keys", tag = "access", params(OfConsumer), responses((status = 200, body = Keys)))]
+pub async fn list(State(app): State<App>, caller: Caller, Query(of): Query<OfConsumer>) -> Result<axum::Json<Keys>, Problem> {
+    caller.0.require(Scope::Read)?;
+    let mut conn = app.pg.acquire().await?;
+    let data = keys::list(&mut conn, &caller.0.workspace, &of.consumer).await?;
+    Ok(axum::Json(Keys { data, next_cursor: None }))
+}
+
+/// Revoke a key
+///
+/// Calls with it are refused within a second.
+#[utoipa::path(
+    delete, path = "/api/v1/keys/{id}", tag = "access", params(("id" = String, Path)),
+    responses((status = 204), (status = 404, body = Problem))
+)]
+pub async fn revoke(State(app): State<App>, caller: Caller, Path(id): Path<CredentialId>) -> Result<StatusCode, Problem> {
+    caller.0.require(Scope::Manage)?;
+    let mut tx = app.pg.begin().await?;
+    if !credentials::revoke(&mut tx, &caller.0.workspace, &id, clock::now()).await? {
+        return Err(Problem::not_found("key"));
+    }
+    let detail = serde_json::json!({});
+    audit_log::record(&mut tx, &caller.0.workspace, caller.0.token.as_str(), "key.revoke", id.as_str(), &detail).await?;
+    tx.commit().await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct Stretch {
+    /// 24 hours ago unless given.
+    pub from: Option<DateTime<Utc>>,
+    /// Now unless given.
+    pub to: Option<DateTime<Utc>>,
+}
+
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct Decisions {
+    pub data: Vec<DecisionCount>,
+}
+
+/// Count decisions
+///
+/// By source, hour and outcome: the second witness beside the events.
+#[utoipa::path(get, path = "/api/v1/decisions", tag = "access", params(Stretch), responses((status = 200, body = Decisions)))]
+pub async fn decisions(State(app): State<App>, caller: Caller, Query(stretch): Query<Stretch>) -> Result<axum::Json<Decisions>, Problem> {
+    caller.0.require(Scope::Read)?;
+    let to = stretch.to.unwrap_or_else(|| clock::now() + TimeDelta::minutes(1));
+    let from = stretch.from.unwrap_or(to - TimeDelta::days(1));
+    let period = Period::new(from, to).ok_or_else(|| Problem::invalid_field("to", "must not be before `from`"))?;
+    Ok(axum::Json(Decisions { data: ledger::counts(&app, &caller.0.workspace, period).await? }))
+}
