@@ -23,6 +23,7 @@ pub mod rating;
 pub mod revenue;
 pub mod stripe;
 pub mod subscriptions;
+pub mod summary;
 
 pub use error::BillingError;
 

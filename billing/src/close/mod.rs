@@ -23,7 +23,7 @@ use farebox_metering::{completeness, consumers, repair, timelines};
 use futures::StreamExt;
 
 pub use report::{CloseProblem, CloseReport};
-pub use schedule::{Due, due, run, run_due};
+pub use schedule::{Due, Open, due, grace_end, open_subscriptions, run, run_due};
 
 use crate::gather::{Counting, gather};
 use crate::{BillingError, calendar, faults, subscriptions};
