@@ -182,6 +182,29 @@ pub async fn revoke_token(conn: &mut PgConnection, workspace: &WorkspaceId, id: 
     Ok(done.rows_affected() == 1)
 }
 
+/// What may be shown of a token.
+#[derive(Debug, Clone)]
+pub struct TokenInfo {
+    pub id: TokenId,
+    pub name: String,
+    /// Its first and last characters.
+    pub hint: String,
+    pub created_at: DateTime<Utc>,
+    pub last_used_at: Option<DateTime<Utc>>,
+}
+
+/// Those that are not revoked, the newest first.
+pub async fn list_tokens(conn: &mut PgConnection, workspace: &WorkspaceId) -> Result<Vec<TokenInfo>, sqlx::Error> {
+    sqlx::query_as!(
+        TokenInfo,
+        r#"SELECT id AS "id: TokenId", name, hint, created_at, last_used_at FROM tokens
+           WHERE workspace_id = $1 AND revoked_at IS NULL ORDER BY created_at DESC, id DESC"#,
+        workspace.as_str()
+    )
+    .fetch_all(conn)
+    .await
+}
+
 /// The token in `X-Farebox-Token`, or the Bearer token.
 pub fn token_of(headers: &axum::http::HeaderMap) -> Option<&str> {
     if let Some(token) = headers.get("x-farebox-token") {

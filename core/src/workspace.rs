@@ -156,6 +156,19 @@ pub async fn update_settings(
     Ok(())
 }
 
+/// How the workspace names itself to developers, and where its portal is found. A host name belongs to one workspace.
+pub async fn update_portal(
+    conn: &mut PgConnection,
+    id: &WorkspaceId,
+    display_name: &str,
+    portal_host: Option<&str>,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!("UPDATE workspaces SET display_name = $2, portal_host = $3 WHERE id = $1", id.as_str(), display_name, portal_host)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
 /// Moves a test workspace's clock ahead; never back. False when the workspace is not in test mode.
 pub async fn advance_clock(conn: &mut PgConnection, id: &WorkspaceId, by_seconds: i64) -> Result<bool, sqlx::Error> {
     let done = sqlx::query!(

@@ -16,12 +16,12 @@ use farebox_core::ids::ConsumerId;
 use farebox_core::problem::Problem;
 use farebox_core::workspace::{self, Workspace};
 
-use crate::Portal;
 use crate::failure::{Failure, Said};
 use crate::pages::message::MessagePage;
 use crate::people::session::{self, Session};
 use crate::people::{Role, Side};
 use crate::view::{Action, Shell};
+use crate::{Portal, routes};
 
 /// Largest form. A key's name, not a file.
 const MAX_FORM: usize = 64 << 10;
@@ -91,11 +91,17 @@ impl Ctx {
     /// The frame of a page on this side, signed in or not.
     pub fn shell(&self, title: &str, here: &str) -> Shell {
         let provider = self.workspace.display_name.as_str();
-        let frame = match (self.side, &self.session) {
+        let mut frame = match (self.side, &self.session) {
             (_, None) => Shell::gate(title, provider),
             (Side::Portal, Some(_)) => Shell::portal(title, provider, here),
             (Side::Console, Some(_)) => Shell::console(title, provider, here),
         };
+        if let Some(session) = &self.session {
+            for group in &mut frame.nav {
+                group.items.retain(|item| routes::may_open(item.href, session.person.role));
+            }
+            frame.nav.retain(|group| !group.items.is_empty());
+        }
         Shell {
             who: self.session.as_ref().map(|session| session.person.name.clone()),
             csrf: self.session.as_ref().map(Session::csrf).unwrap_or_default(),

@@ -12,6 +12,7 @@ pub fn note(done: &str) -> Option<Note> {
         "settings-saved" => ("Saved.", ""),
         "stripe-saved" => ("Stripe's keys are saved.", "They are encrypted and will not be shown again."),
         "issued" => ("The invoices are being issued.", "Those who pay by card are charged by Stripe."),
+        "retried" => ("It is on its way to Stripe again.", ""),
         "audited" => ("The audit is done.", "Its result is below."),
         _ => return None,
     };

@@ -1,6 +1,8 @@
 //! Every route, and who may see it. The router is built from this table alone, so that a test can walk every route
 //! with every role.
 
+use std::sync::LazyLock;
+
 use axum::Router;
 use axum::handler::Handler;
 use axum::http::Method;
@@ -20,6 +22,7 @@ const MEMBERS: &[Role] = &[Owner, Admin, Finance, Product, Support];
 const ADMINS: &[Role] = &[Owner, Admin];
 const MONEY: &[Role] = &[Owner, Admin, Finance];
 const KPIS: &[Role] = &[Owner, Admin, Finance, Product];
+const HELPERS_AND_MONEY: &[Role] = &[Owner, Admin, Finance, Support];
 const HELPERS: &[Role] = &[Owner, Admin, Support];
 
 pub struct Route {
@@ -90,6 +93,23 @@ pub fn table() -> Vec<Route> {
     t.post("/console/sign-in", member, portal::sign_in::submit);
     t.get("/console/welcome/{token}", member, portal::sign_in::welcome);
     t.post("/console/welcome/{token}", member, portal::sign_in::enter);
+    t.get("/console", roles(MEMBERS), console::overview::show);
+    t.get("/console/invoices", roles(HELPERS_AND_MONEY), console::invoices::list);
+    t.get("/console/invoices.csv", roles(MONEY), console::invoices::file);
+    t.get("/console/invoices/{id}", roles(HELPERS_AND_MONEY), console::invoices::show);
+    t.get("/console/invoices/{id}/lines.csv", roles(HELPERS_AND_MONEY), console::invoices::lines_file);
+    t.post("/console/invoices/{id}/retry", roles(MONEY), console::invoices::retry);
+    t.get("/console/close", roles(MONEY), console::close::show);
+    t.get("/console/close/confirm", roles(MONEY), console::close::confirm);
+    t.post("/console/close", roles(MONEY), console::close::submit);
+    t.get("/console/pipeline", roles(MEMBERS), console::pipeline::show);
+    t.get("/console/settings", roles(ADMINS), console::settings::show);
+    t.post("/console/settings/portal", roles(ADMINS), console::settings::save_portal);
+    t.post("/console/settings/stripe", roles(ADMINS), console::settings::save_stripe);
+    t.post("/console/settings/sources", roles(ADMINS), console::settings::add_source);
+    t.get("/console/settings/sources/{id}/token", roles(ADMINS), console::settings::confirm_token);
+    t.post("/console/settings/sources/{id}/token", roles(ADMINS), console::settings::new_token);
+    t.post("/console/settings/members", roles(ADMINS), console::settings::invite);
     t.get("/console/activation", roles(KPIS), console::kpis::activation);
     t.get("/console/activation.csv", roles(KPIS), console::kpis::activation_file);
     t.get("/console/retention", roles(KPIS), console::kpis::retention);
@@ -104,6 +124,16 @@ pub fn table() -> Vec<Route> {
     t.get("/console/account", roles(MEMBERS), portal::account::show);
     t.post("/console/account/password", roles(MEMBERS), portal::account::change_password);
     t.0
+}
+
+/// Whether someone of this role may open the page at `path`: navigation shows only what can be opened.
+pub fn may_open(path: &str, role: Role) -> bool {
+    static PAGES: LazyLock<Vec<(&'static str, Who)>> =
+        LazyLock::new(|| table().iter().filter(|route| route.method == Method::GET).map(|route| (route.path, route.who)).collect());
+    PAGES.iter().find(|(page, _)| *page == path).is_some_and(|(_, who)| match who {
+        Who::Anyone(_) => true,
+        Who::Roles(roles) => roles.contains(&role),
+    })
 }
 
 /// Everything under the root: pages behind their guards, and the assets.

@@ -82,6 +82,14 @@ pub fn meter(name: &str) -> String {
     name.replace('_', " ")
 }
 
+/// A detail as a sentence: with a capital letter and a full stop.
+pub fn sentence(text: &str) -> String {
+    let mut letters = text.trim().chars();
+    let start: String = letters.next().map(|first| first.to_uppercase().collect()).unwrap_or_default();
+    let whole = format!("{start}{}", letters.as_str());
+    if whole.is_empty() || whole.ends_with(['.', '!', '?']) { whole } else { format!("{whole}.") }
+}
+
 /// One of a meter: `request`, `egress gb`.
 pub fn one(name: &str) -> String {
     let plural = meter(name);

@@ -183,7 +183,7 @@ fn definition(about: &About, name: &str, text: &str, ctx: &Ctx) -> Definition {
 }
 
 /// As numbers read elsewhere on the pages: `61 %`, `33.3 %`.
-fn percent(ratio: Option<Ratio>) -> String {
+pub fn percent(ratio: Option<Ratio>) -> String {
     ratio.map_or_else(|| "–".to_owned(), |ratio| format!("{}\u{a0}%", ratio.percent()))
 }
 

@@ -4,10 +4,8 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Redirect, Response};
 use chrono::{DateTime, Utc};
+use farebox_access::keys::{self, Credential};
 use farebox_core::audit_log;
-use farebox_core::secret::Secret;
-use farebox_core::workspace::Workspace;
-use farebox_metering::credentials::{self, Credential, NewCredential};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -65,7 +63,7 @@ pub struct Show {
 }
 
 pub async fn list(State(portal): State<Portal>, ctx: Ctx, Query(query): Query<Show>) -> Result<Response, Failure> {
-    let keys = credentials::list(&mut *portal.app.pg.acquire().await?, &ctx.workspace.id, ctx.consumer()?).await?;
+    let keys = keys::list(&mut *portal.app.pg.acquire().await?, &ctx.workspace.id, ctx.consumer()?).await?;
     let (now, showing_revoked) = (ctx.now(), query.show == "revoked");
     let (working, gone): (Vec<_>, Vec<_>) = keys.into_iter().partition(|key| works(key, now));
     let used = activity::last_used(&portal, &ctx, ctx.consumer()?).await?;
@@ -136,17 +134,7 @@ pub async fn create(State(portal): State<Portal>, ctx: Ctx, Form(form): Form<New
     }
     let mut tx = portal.app.pg.begin().await?;
     let (workspace, consumer, session) = (&ctx.workspace, ctx.consumer()?, ctx.session()?);
-    let prefix = prefix(workspace);
-    let secret = Secret::generate(&prefix);
-    let new = NewCredential {
-        name: name.to_owned(),
-        hint: secret.hint(),
-        hash: secret.hash(),
-        environment: "production".into(),
-        created_at: ctx.now(),
-        expires_at: None,
-    };
-    let credential = credentials::add(&mut tx, &workspace.id, consumer, new).await?;
+    let (credential, secret) = keys::issue(&mut tx, workspace, consumer, name).await?;
     audit_log::record(&mut tx, &workspace.id, session.person.id.as_str(), "key.create", credential.id.as_str(), &json!({"name": name}))
         .await?;
     tx.commit().await?;
@@ -161,14 +149,8 @@ pub async fn create(State(portal): State<Portal>, ctx: Ctx, Form(form): Form<New
     })
 }
 
-/// `acme_live_`: whose key it is shows wherever one turns up.
-fn prefix(workspace: &Workspace) -> String {
-    let provider: String = workspace.name.chars().take_while(|c| *c != '/').filter(char::is_ascii_alphanumeric).take(12).collect();
-    format!("{provider}_{}_", if workspace.test_mode { "test" } else { "live" })
-}
-
 async fn find(portal: &Portal, ctx: &Ctx, id: &str) -> Result<Credential, Failure> {
-    let keys = credentials::list(&mut *portal.app.pg.acquire().await?, &ctx.workspace.id, ctx.consumer()?).await?;
+    let keys = keys::list(&mut *portal.app.pg.acquire().await?, &ctx.workspace.id, ctx.consumer()?).await?;
     keys.into_iter().find(|key| key.id.as_str() == id).ok_or_else(|| Failure::not_found("key"))
 }
 
@@ -197,7 +179,7 @@ pub async fn revoke(State(portal): State<Portal>, ctx: Ctx, Path(id): Path<Strin
     let key = find(&portal, &ctx, &id).await?;
     let mut tx = portal.app.pg.begin().await?;
     let (workspace, session) = (&ctx.workspace, ctx.session()?);
-    credentials::revoke(&mut tx, &workspace.id, &key.id, ctx.now()).await?;
+    keys::revoke(&mut tx, &workspace.id, ctx.consumer()?, &key.id).await?;
     audit_log::record(&mut tx, &workspace.id, session.person.id.as_str(), "key.revoke", key.id.as_str(), &json!({"name": key.name}))
         .await?;
     tx.commit().await?;
