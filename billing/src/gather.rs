@@ -10,7 +10,7 @@ use farebox_core::money::Currency;
 use farebox_core::period::Period;
 use farebox_core::workspace::Workspace;
 use farebox_metering::consumers::Consumer;
-use farebox_metering::usage;
+use farebox_metering::{proof, usage};
 use serde::Deserialize;
 use sqlx::PgConnection;
 
@@ -62,9 +62,13 @@ pub async fn gather(
     let definitions = definitions(conn, ws, subscription, &billed).await?;
     let mut parts = parts(subscription, period);
     let mut proofs = BTreeMap::new();
+    let only = parts.len() == 1;
     for part in parts.iter_mut().filter(|part| !part.trial) {
+        // Attribution itself keeps to the time the subscription was in force. So one that had a single phase may be
+        // counted over the whole period, which is the same question for all of them, and is answered for all at once.
+        let counted = if only { period } else { part.stretch };
         for meter in definitions.get(&part.version).map(PlanDefinition::meters).unwrap_or_default() {
-            let (value, proof) = count(app, ws, subscription, meter, part.stretch, counting).await?;
+            let (value, proof) = count(app, ws, subscription, meter, counted, counting).await?;
             part.meters.insert(meter.to_owned(), Usage { value, prior: None });
             proofs.insert((meter.to_owned(), part.stretch.start), proof);
         }
@@ -155,8 +159,12 @@ async fn count(
     stretch: Period,
     counting: Counting,
 ) -> Result<(BigDecimal, Option<serde_json::Value>), BillingError> {
-    let _ = counting;
-    Ok((usage::total(app, ws, meter, &subscription.id, stretch).await?, None))
+    if counting == Counting::Quick {
+        return Ok((usage::total(app, ws, meter, &subscription.id, stretch).await?, None));
+    }
+    let proof = proof::of(app, ws, &subscription.id, meter, stretch).await?;
+    let sealed = serde_json::to_value(&proof).map_err(|e| BillingError::unreadable("a proof", e))?;
+    Ok((proof.value, Some(sealed)))
 }
 
 #[derive(Deserialize)]

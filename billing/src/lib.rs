@@ -8,6 +8,7 @@
 //! the invoice that is gathering, [`entitlements`] tells access what is allowed, [`revenue`] tells insights who pays.
 #![forbid(unsafe_code)]
 
+pub mod audit;
 pub mod calendar;
 pub mod catalog;
 pub mod close;

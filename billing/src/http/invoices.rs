@@ -5,6 +5,7 @@ use farebox_core::http::{Page, Paging};
 use farebox_core::ids::InvoiceId;
 use farebox_core::problem::Problem;
 
+use crate::audit::{self, AuditReport};
 use crate::invoices::{self, Invoice, InvoiceFilter};
 
 fn id_of(text: &str) -> Result<InvoiceId, Problem> {
@@ -34,4 +35,18 @@ pub(super) async fn get(State(app): State<App>, Caller(caller): Caller, Path(id)
     caller.require(Scope::Finance)?;
     let found = invoices::get(&mut *app.pg.acquire().await?, &caller.workspace, &id_of(&id)?).await?;
     found.map(axum::Json).ok_or_else(|| Problem::not_found("invoice"))
+}
+
+/// Re-derives every line from the raw events, and compares.
+#[utoipa::path(
+    get, path = "/api/v1/invoices/{id}/audit", tag = "invoices", params(("id" = String, Path)),
+    responses((status = 200, body = AuditReport), (status = 404, body = Problem))
+)]
+pub(super) async fn audit(
+    State(app): State<App>,
+    Caller(caller): Caller,
+    Path(id): Path<String>,
+) -> Result<axum::Json<AuditReport>, Problem> {
+    caller.require(Scope::Finance)?;
+    Ok(axum::Json(audit::invoice(&app, &caller.workspace, &id_of(&id)?).await?))
 }

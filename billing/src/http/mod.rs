@@ -22,6 +22,7 @@ pub fn router(app: &App) -> OpenApiRouter {
         .routes(routes!(subscriptions::preview))
         .routes(routes!(invoices::list))
         .routes(routes!(invoices::get))
+        .routes(routes!(invoices::audit))
         .routes(routes!(close::close))
         .routes(routes!(close::advance_clock))
         .with_state(app.clone())

@@ -1,0 +1,351 @@
+//! Billing on real engines: the catalogue, the close and the audit, with events in ClickHouse and several workers.
+
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use farebox_billing::catalog::{self, Catalog};
+use farebox_billing::invoices::{self, Invoice, InvoiceFilter, State};
+use farebox_billing::{BillingError, audit, calendar, close, plans, revenue, subscriptions};
+use farebox_core::App;
+use farebox_core::event::{AnsweredBy, REQUEST, RequestData, SpecVersion, UsageEvent};
+use farebox_core::ids::{ConsumerId, WorkspaceId};
+use farebox_core::period::Period;
+use farebox_core::workspace::{self, NewWorkspace};
+use farebox_metering::store::{self, EventRow};
+use farebox_metering::{consumers, timelines};
+use sqlx::PgConnection;
+
+use crate::harness::Suite;
+
+const ZONE: chrono_tz::Tz = chrono_tz::Europe::Berlin;
+
+/// A workspace with a catalogue, whose months August to October 2026 are over.
+struct Business {
+    ws: WorkspaceId,
+    name: String,
+}
+
+fn yaml(workspace: &str, consumers: &str) -> String {
+    format!(
+        r#"workspace: {workspace}
+currency: USD
+time_zone: Europe/Berlin
+seller: {{name: Acme Ltd, address: {{country: DE}}, invoice_number_prefix: ACME-}}
+taxes: [{{name: VAT, rate: "0.19", inclusive: false, countries: [DE]}}]
+apis:
+  - {{name: orders, product: default, versions: [{{name: v1}}]}}
+plans:
+  - name: free
+    version: 1
+    prices: [{{name: Requests, model: per_unit, meter: requests, unit_amount: "0"}}]
+  - name: growth
+    version: 1
+    prices:
+      - {{name: Platform, model: flat, amount: "49"}}
+      - {{name: Requests, model: graduated, meter: requests, included: 10, tiers: [{{up_to: 20, unit_amount: "0.5"}}, {{unit_amount: "0.125"}}]}}
+  - name: scale
+    version: 1
+    prices:
+      - {{name: Platform, model: flat, amount: "99"}}
+      - {{name: Requests, model: per_unit, meter: requests, unit_amount: "0.1"}}
+consumers:
+{consumers}"#
+    )
+}
+
+fn parsed(text: &str) -> Catalog {
+    catalog::parse(text).map_err(|e| format!("{e:#?}")).expect("a right catalogue")
+}
+
+fn utc(text: &str) -> DateTime<Utc> {
+    text.parse().expect("an RFC 3339 time")
+}
+
+fn month(name: &str) -> Period {
+    calendar::parse(name, ZONE).expect("a month")
+}
+
+impl Business {
+    async fn new(app: &App, consumers: &str) -> Self {
+        let name = format!("billing/b{}", uuid::Uuid::now_v7().simple());
+        let mut conn = app.pg.acquire().await.expect("PostgreSQL");
+        let new = NewWorkspace {
+            name: &name,
+            display_name: "Billing",
+            currency: "USD".parse().expect("a currency"),
+            time_zone: ZONE,
+            test_mode: true,
+            is_default: false,
+        };
+        let ws = workspace::create(&mut conn, new).await.expect("a workspace").id;
+        catalog::apply(&mut conn, &parsed(&yaml(&name, consumers)), "test").await.expect("applies");
+        Self { ws, name }
+    }
+
+    async fn consumer(&self, conn: &mut PgConnection, name: &str) -> ConsumerId {
+        consumers::find_by_name(conn, &self.ws, name).await.expect("PostgreSQL").expect("the consumer").id
+    }
+
+    /// `count` requests of a subject, evenly over the period, `copies` of each delivered.
+    async fn send(&self, app: &App, subject: &str, period: Period, count: i64, copies: usize) {
+        let step = (period.end - period.start) / i32::try_from(count).expect("few");
+        let mut rows = Vec::new();
+        for n in 0..count {
+            let event = self.event(subject, period.start + step * i32::try_from(n).expect("few"));
+            for _ in 0..copies {
+                rows.push(EventRow::from_event(event.clone()).expect("storable"));
+            }
+        }
+        store::store(&app.clickhouse, &rows.iter().collect::<Vec<_>>()).await.expect("stored");
+    }
+
+    fn event(&self, subject: &str, time: DateTime<Utc>) -> UsageEvent {
+        UsageEvent {
+            specversion: SpecVersion::V1,
+            id: format!("gw/{}", uuid::Uuid::now_v7().simple()),
+            source: "gw".to_owned(),
+            kind: REQUEST.to_owned(),
+            time,
+            subject: subject.to_owned(),
+            workspace: self.ws.clone(),
+            received_at: time,
+            data: RequestData {
+                api: "orders".to_owned(),
+                route: "GET /orders".to_owned(),
+                status: 200,
+                answered_by: AnsweredBy::Upstream,
+                ..RequestData::default()
+            },
+        }
+    }
+
+    async fn invoices(&self, app: &App) -> Vec<Invoice> {
+        let mut conn = app.pg.acquire().await.expect("PostgreSQL");
+        let mut found = invoices::list(&mut conn, &self.ws, &InvoiceFilter::default(), 500, "").await.expect("listed");
+        found.reverse();
+        found
+    }
+}
+
+fn lines(invoice: &Invoice) -> Vec<String> {
+    invoice.lines.iter().map(|line| format!("{} {} {}", line.name, line.quantity.normalized().to_plain_string(), line.amount)).collect()
+}
+
+/// Usage over three months is billed to the cent, once, whoever closes again; and the audit agrees, until something
+/// changes.
+pub async fn a_month_is_closed_to_the_cent_and_audited(suite: &Suite) {
+    let app = &suite.app;
+    let business = Business::new(
+        app,
+        r"  - {name: initech, email: dev@initech.example, address: {country: DE}, subjects: [initech], subscriptions: [{plan: growth, from: 2026-08-16T00:00:00+02:00}]}
+  - {name: hooli, address: {country: US}, subjects: [hooli], subscriptions: [{plan: free, from: 2026-08-01T00:00:00+02:00}]}
+",
+    )
+    .await;
+    let (august, september) = (month("2026-08"), month("2026-09"));
+    let half = Period { start: utc("2026-08-15T22:00:00Z"), end: august.end };
+    business.send(app, "initech", half, 50, 2).await;
+    // Before the subscription: counted, and not billed.
+    business.send(app, "initech", Period { start: august.start, end: half.start }, 7, 1).await;
+    business.send(app, "hooli", august, 5, 1).await;
+
+    let report = close::close_period(app, &business.ws, august).await.expect("closes");
+    assert_eq!((report.issued, report.problems.len()), (2, 0), "{report:?}");
+    let found = business.invoices(app).await;
+    let initech = found.iter().find(|i| i.buyer["name"] == "initech").expect("an invoice");
+    // 16 of 31 days in force: 49 × 16/31 = 25.29; 50 - 10 included = 40: 20 × 0.5 + 20 × 0.125 = 12.50; September in advance.
+    assert_eq!(lines(initech), ["Platform 1 25.29", "Platform 1 49.00", "Requests 50 12.50"]);
+    assert_eq!(
+        (initech.subtotal.to_string(), initech.tax.to_string(), initech.total.to_string()),
+        ("86.79".into(), "16.50".into(), "103.29".into())
+    );
+    let hooli = found.iter().find(|i| i.buyer["name"] == "hooli").expect("an invoice");
+    assert_eq!((lines(hooli), hooli.state), (vec!["Requests 5 0.00".to_owned()], State::Paid), "nothing to pay is paid");
+
+    let again = close::close_period(app, &business.ws, august).await.expect("closes");
+    assert_eq!((again.issued, again.invoices), (0, 2));
+    business.send(app, "initech", september, 30, 1).await;
+    close::close_period(app, &business.ws, september).await.expect("closes");
+    let second = business.invoices(app).await.into_iter().rfind(|i| i.buyer["name"] == "initech").expect("an invoice");
+    assert_eq!(lines(&second), ["Platform 1 49.00", "Requests 30 10.00"], "September was paid in advance");
+
+    let pushed = invoices::issued_not_pushed(&mut *app.pg.acquire().await.expect("PostgreSQL"), 100_000).await.expect("listed");
+    let own: Vec<_> = pushed.into_iter().filter(|(ws, _)| *ws == business.ws).map(|(_, id)| id).collect();
+    assert_eq!(own, [initech.id.clone(), second.id.clone()], "an invoice of zero is not pushed");
+
+    let report = audit::invoice(app, &business.ws, &initech.id).await.expect("audited");
+    assert!(report.equal, "{report:#?}");
+    business.send(app, "initech", half, 3, 1).await;
+    let report = audit::invoice(app, &business.ws, &initech.id).await.expect("audited");
+    let usage = report.lines.iter().find(|line| line.rederived.is_some()).expect("a usage line");
+    assert!(!report.equal);
+    assert_eq!(usage.differences[0], "the quantity is 53 now and was 50");
+    // What was issued stays as it is.
+    assert!(
+        sqlx::query("UPDATE invoice_lines SET amount_minor = 0 WHERE invoice_id = $1")
+            .bind(initech.id.as_str())
+            .execute(&app.pg)
+            .await
+            .is_err()
+    );
+    assert!(
+        sqlx::query("UPDATE invoices SET total_minor = 0, subtotal_minor = 0, tax_minor = 0 WHERE id = $1")
+            .bind(initech.id.as_str())
+            .execute(&app.pg)
+            .await
+            .is_err()
+    );
+}
+
+/// Many workers at once: one invoice for each subscription, and numbers without gaps.
+pub async fn many_workers_close_a_month_exactly_once(suite: &Suite) {
+    let app = &suite.app;
+    let mut consumers = String::new();
+    for n in 0..12 {
+        consumers += &format!("  - {{name: c{n}, subjects: [c{n}], subscriptions: [{{plan: growth, from: 2026-09-01T00:00:00+02:00}}]}}\n");
+    }
+    let business = Business::new(app, &consumers).await;
+    let workers = (0..6).map(|_| close::close_period(app, &business.ws, month("2026-09")));
+    let reports = futures::future::join_all(workers).await;
+    let issued: usize = reports
+        .into_iter()
+        .map(|report| report.expect("closes"))
+        .map(|r| {
+            assert!(r.problems.is_empty(), "{r:?}");
+            r.issued
+        })
+        .sum();
+    close::close_period(app, &business.ws, month("2026-09")).await.expect("closes");
+    let found = business.invoices(app).await;
+    assert!(issued <= 12 && found.len() == 12, "{issued} issued, {} there", found.len());
+    let subscriptions: BTreeSet<_> = found.iter().map(|i| i.subscription.clone()).collect();
+    let numbers: BTreeSet<_> = found.iter().filter_map(|i| i.number.clone()).collect();
+    let expected: BTreeSet<_> = (1..=12).map(|n| format!("ACME-{n:06}")).collect();
+    assert_eq!((subscriptions.len(), numbers), (12, expected));
+}
+
+/// A change in the middle of a month, a cancellation, and what was paid in advance for the time after.
+pub async fn changes_cut_usage_and_fees_at_their_instant(suite: &Suite) {
+    let app = &suite.app;
+    let business =
+        Business::new(app, "  - {name: a, subjects: [a], subscriptions: [{plan: growth, from: 2026-07-01T00:00:00+02:00}]}\n").await;
+    close::close_period(app, &business.ws, month("2026-07")).await.expect("closes");
+    let change = utc("2026-08-16T22:00:00Z");
+    business.send(app, "a", Period { start: month("2026-08").start, end: change }, 20, 1).await;
+    business.send(app, "a", Period { start: change, end: month("2026-08").end }, 100, 1).await;
+    let mut conn = app.pg.acquire().await.expect("PostgreSQL");
+    let consumer = business.consumer(&mut conn, "a").await;
+    let subscription = subscriptions::list(&mut conn, &business.ws, Some(&consumer), 1, "").await.expect("listed").remove(0);
+    let refused = subscriptions::change_at(&mut conn, &business.ws, &subscription.id, "scale", utc("2026-07-15T00:00:00Z")).await;
+    assert!(matches!(refused, Err(BillingError::Conflict { slug: "period-closed", .. })), "{refused:?}");
+    subscriptions::change_at(&mut conn, &business.ws, &subscription.id, "scale", change).await.expect("changed");
+    timelines::sync(app).await.expect("copied");
+    close::close_period(app, &business.ws, month("2026-08")).await.expect("closes");
+    let found = business.invoices(app).await;
+    // 15 of 31 days left: 49 × 15/31 = 23.71 back, 99 × 15/31 = 47.90 charged; September at the new fee.
+    let august = lines(&found[1]);
+    assert_eq!(
+        august.iter().map(String::as_str).collect::<BTreeSet<_>>(),
+        BTreeSet::from([
+            "Platform, unused part -1 -23.71",
+            "Platform 1 47.90",
+            "Platform 1 99.00",
+            "Requests 20 5.00",
+            "Requests 100 10.00"
+        ])
+    );
+
+    // Ended where September begins: its fee, paid in advance, is given back, and the credit waits for a next invoice.
+    subscriptions::cancel_at(&mut conn, &business.ws, &subscription.id, month("2026-09").start).await.expect("canceled");
+    assert!(subscriptions::at(&mut conn, &business.ws, &consumer, utc("2026-09-02T00:00:00Z")).await.expect("listed").is_empty());
+    close::close_period(app, &business.ws, month("2026-09")).await.expect("closes");
+    let last = business.invoices(app).await.pop().expect("an invoice");
+    assert_eq!((lines(&last), last.carried, last.state), (vec!["Platform, unused part -1 -99.00".to_owned()], true, State::Issued));
+    assert_eq!(close::close_period(app, &business.ws, month("2026-10")).await.expect("closes").issued, 0, "it is over");
+
+    // A new subscription's first invoice takes the credit over.
+    subscriptions::subscribe(&mut conn, &business.ws, &consumer, "scale", month("2026-10").start).await.expect("subscribed");
+    close::close_period(app, &business.ws, month("2026-10")).await.expect("closes");
+    let found = business.invoices(app).await;
+    let (credit, first) = (&found[2], &found[3]);
+    assert_eq!(
+        first.lines.last().map(|line| (line.name.clone(), line.amount.to_string())),
+        Some((format!("From invoice {}", credit.number.as_deref().expect("a number")), "-99.00".to_owned()))
+    );
+    assert_eq!((first.total.to_string(), credit.state, &credit.carried_into), ("99.00".to_owned(), State::Paid, &Some(first.id.clone())));
+}
+
+/// The same file changes nothing, the export is that file, and what was published stays.
+pub async fn the_catalogue_is_idempotent_and_versions_stay(suite: &Suite) {
+    let app = &suite.app;
+    let consumers = "  - {name: a, email: a@a.example, signed_up: 2026-07-01T00:00:00Z, subjects: [a, b], subscriptions: [{plan: growth, from: 2026-08-01T00:00:00Z}]}\n";
+    let business = Business::new(app, consumers).await;
+    let mut conn = app.pg.acquire().await.expect("PostgreSQL");
+    let text = yaml(&business.name, consumers);
+    assert_eq!(catalog::diff(&mut conn, &parsed(&text)).await.expect("compared").changes, []);
+    assert_eq!(catalog::apply(&mut conn, &parsed(&text), "test").await.expect("applies").changes, []);
+    let exported = catalog::export(&mut conn, &business.ws).await.expect("exported");
+    assert_eq!(catalog::diff(&mut conn, &parsed(&exported)).await.expect("compared").changes, [], "{exported}");
+
+    let dearer = text.replace("amount: \"49\"", "amount: \"59\"");
+    let refused = catalog::apply(&mut conn, &parsed(&dearer), "test").await.expect_err("version 1 is published");
+    assert_eq!(refused.to_string(), "Version 1 of plan `growth` is published and never changes. Publish the change as version 2.");
+    let second = dearer.replace("name: growth\n    version: 1", "name: growth\n    version: 2");
+    let would = catalog::diff(&mut conn, &parsed(&second)).await.expect("compared");
+    assert_eq!(would.changes.iter().map(|c| format!("{} {}", c.action, c.what)).collect::<Vec<_>>(), ["publish plan growth version 2"]);
+    assert_eq!(
+        plans::find(&mut conn, &business.ws, "growth", None).await.expect("found").expect("there").version,
+        1,
+        "a diff changes nothing"
+    );
+    catalog::apply(&mut conn, &parsed(&second), "test").await.expect("applies");
+    let consumer = business.consumer(&mut conn, "a").await;
+    let current = subscriptions::at(&mut conn, &business.ws, &consumer, utc("2026-09-01T00:00:00Z")).await.expect("listed").remove(0);
+    assert_eq!(current.phases[0].version, 1, "a subscription keeps its version");
+
+    let twice = text.replace("subscriptions: [{", "subscriptions: [{plan: scale, from: 2026-08-15T00:00:00Z}, {");
+    let refused = catalog::apply(&mut conn, &parsed(&twice), "test").await.expect_err("two at once");
+    assert!(refused.to_string().contains("two subscriptions to the product `default` at once"), "{refused}");
+}
+
+/// A month in a second: the clock is advanced, a trial ends, the close is due by the workspace's own time.
+pub async fn a_test_clock_ends_trials_and_periods(suite: &Suite) {
+    let app = &suite.app;
+    let business = Business::new(app, "  - {name: a, subjects: [a]}\n").await;
+    let mut conn = app.pg.acquire().await.expect("PostgreSQL");
+    let with_trial = yaml(&business.name, "  - {name: a, subjects: [a]}\n").replace(
+        "consumers:",
+        "  - {name: tried, version: 1, trial: {days: 14, then: growth}, prices: [{name: Fee, model: flat, amount: \"5\"}]}\nconsumers:",
+    );
+    catalog::apply(&mut conn, &parsed(&with_trial), "test").await.expect("applies");
+    let consumer = business.consumer(&mut conn, "a").await;
+    let now = farebox_core::clock::now();
+    let subscription = subscriptions::subscribe(&mut conn, &business.ws, &consumer, "tried", now).await.expect("subscribed");
+    assert_eq!(subscription.phases.iter().map(|p| (p.plan.as_str(), p.trial)).collect::<Vec<_>>(), [("tried", true), ("growth", false)]);
+    let this = calendar::period_of(now, ZONE).expect("a month");
+    let refused = close::close_period(app, &business.ws, this).await;
+    assert!(matches!(refused, Err(BillingError::Conflict { slug: "period-not-over", .. })), "{refused:?}");
+    let next = calendar::period_of(this.end, ZONE).expect("a month");
+    let ahead = next.end - now + TimeDelta::hours(2);
+    assert!(workspace::advance_clock(&mut conn, &business.ws, ahead.num_seconds()).await.expect("PostgreSQL"));
+    for _ in 0..2 {
+        // Others may be at it already: the scheduled close of the running system.
+        close::close_period(app, &business.ws, next).await.expect("closes");
+    }
+    let found = business.invoices(app).await;
+    assert_eq!(found.len(), 2, "this month and the next");
+    let trial_end = subscription.phases[1].from;
+    for invoice in &found {
+        for line in invoice.lines.iter().filter(|line| line.plan_version == Some(subscription.phases[0].plan_version.clone())) {
+            panic!("a trial costs nothing, but there is {}", line.explanation);
+        }
+        assert!(invoice.lines.iter().all(|line| line.period.start >= trial_end), "{:?}", lines(invoice));
+    }
+    let stretches = revenue::stretches(&mut conn, &business.ws).await.expect("listed");
+    assert_eq!(
+        stretches.iter().map(|s| (s.free, s.monthly.to_string())).collect::<Vec<_>>(),
+        [(true, "0.00".to_owned()), (false, "49.00".to_owned())]
+    );
+    let converted = revenue::free_to_paid(&mut conn, &business.ws).await.expect("listed");
+    assert_eq!(converted.iter().map(|c| c.at).collect::<Vec<_>>(), [trial_end]);
+}
