@@ -145,6 +145,10 @@ impl From<sqlx::Error> for Problem {
                 tracing::warn!("PostgreSQL does not answer: {error}");
                 Self::unavailable("The records database does not answer. Nothing was changed; try again.", 2)
             }
+            // NUL in a text, or `\u0000` in JSON: valid where it came from, but no text for PostgreSQL.
+            sqlx::Error::Database(ref e) if matches!(e.code().as_deref(), Some("22021" | "22P05")) => {
+                Self::bad_request("nul-character", "A text contains the character U+0000, which cannot be stored. Leave it out.")
+            }
             other => Self::internal(&other),
         }
     }
