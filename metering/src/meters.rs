@@ -115,6 +115,10 @@ pub async fn get(conn: &mut PgConnection, workspace: &WorkspaceId, name: &str) -
     if let Some(builtin) = Meter::builtin(name) {
         return Ok(Some(builtin));
     }
+    // PostgreSQL takes no NUL in a text.
+    if name.contains('\0') {
+        return Ok(None);
+    }
     let row = sqlx::query!(
         "SELECT version, definition FROM meters WHERE workspace_id = $1 AND name = $2 ORDER BY version DESC LIMIT 1",
         workspace.as_str(),

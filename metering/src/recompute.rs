@@ -25,6 +25,9 @@ const MAX_AGE: Duration = Duration::from_secs(20 * 60);
 /// Rows of generations older than this that are not current are garbage.
 const GARBAGE_AGE: Duration = Duration::from_secs(60 * 60);
 
+/// Bits of a generation that are a sequence's; the others tell the time.
+const SEQUENCE_BITS: u32 = 20;
+
 #[derive(Debug, Clone, Row, Deserialize)]
 struct Dirty {
     workspace: String,
@@ -186,31 +189,39 @@ async fn batch(app: &App, table: Table, dirty: &[Dirty]) -> Result<usize, Meteri
     Ok(taken.len())
 }
 
-/// Never used before, by any instance, and telling when it was made: milliseconds since 1970, then 20 bits of a
+/// Never used before, by any instance, and telling when it was made: milliseconds since 1970, then the lowest bits of a
 /// sequence that all instances share.
 async fn generation(app: &App) -> Result<u64, MeteringError> {
     let number = sqlx::query_scalar!(r#"SELECT nextval('rollup_generation') AS "n!""#).fetch_one(&app.pg).await?;
     let millis = u64::try_from(clock::now().timestamp_millis()).unwrap_or(0);
-    Ok((millis << 20) | (u64::try_from(number).unwrap_or(0) & 0xf_ffff))
+    Ok((millis << SEQUENCE_BITS) | (u64::try_from(number).unwrap_or(0) & ((1 << SEQUENCE_BITS) - 1)))
 }
 
-/// Deletes rows of generations that are not current and too old to be published any more.
+/// Deletes rows of generations that are not current and too old to be published any more, and what was published of
+/// them.
 pub async fn collect_garbage(app: &App) -> Result<(), MeteringError> {
-    let cutoff =
-        u64::try_from(clock::now().timestamp_millis()).unwrap_or(0).saturating_sub(u64::try_from(GARBAGE_AGE.as_millis()).unwrap_or(0))
-            << 20;
+    let age = i64::try_from(GARBAGE_AGE.as_millis()).unwrap_or(i64::MAX);
+    let cutoff = u64::try_from(clock::now().timestamp_millis() - age).unwrap_or(0) << SEQUENCE_BITS;
     for table in Table::ROLLUPS {
         let name = table.name();
         let current =
             format!("SELECT workspace, bucket, argMax(gen, (n, gen)) FROM rollup_gen WHERE rollup = '{name}' GROUP BY workspace, bucket");
-        let garbage = format!("gen < {cutoff} AND (workspace, minute, gen) NOT IN ({current})");
-        let count: u64 = app.clickhouse.query_raw(&format!("SELECT count() FROM {name} WHERE {garbage}")).fetch_one().await?;
-        let total: u64 = app.clickhouse.query_raw(&format!("SELECT count() FROM {name}")).fetch_one().await?;
-        // A deletion rewrites parts: worth it when a tenth is garbage.
-        if count * 10 > total {
-            app.clickhouse.query_raw(&format!("ALTER TABLE {name} DELETE WHERE {garbage} SETTINGS mutations_sync = 1")).execute().await?;
-            tracing::info!(rollup = name, rows = count, "superseded rollup rows were deleted");
-        }
+        let rows = format!("gen < {cutoff} AND (workspace, minute, gen) NOT IN ({current})");
+        delete(app, name, &rows).await?;
+        let published = format!("rollup = '{name}' AND gen < {cutoff} AND (workspace, bucket, gen) NOT IN ({current})");
+        delete(app, "rollup_gen", &published).await?;
+    }
+    Ok(())
+}
+
+/// A deletion rewrites parts: worth it when a tenth of the table is garbage.
+async fn delete(app: &App, table: &str, garbage: &str) -> Result<(), MeteringError> {
+    let count = format!("SELECT countIf({garbage}), count() FROM {table}");
+    let (garbage_rows, rows): (u64, u64) = app.clickhouse.query_raw(&count).fetch_one().await?;
+    if garbage_rows * 10 > rows {
+        let sql = format!("ALTER TABLE {table} DELETE WHERE {garbage} SETTINGS mutations_sync = 1");
+        app.clickhouse.query_raw(&sql).execute().await?;
+        tracing::info!(table, rows = garbage_rows, "superseded rows were deleted");
     }
     Ok(())
 }

@@ -204,7 +204,8 @@ pub(crate) async fn versions(app: &App, workspace: &WorkspaceId) -> Result<Versi
     let (links, subscriptions): (u64, u64) = bound(
         app,
         workspace,
-        "SELECT (SELECT max(version) FROM link WHERE workspace = {ws:String}), (SELECT max(version) FROM sub WHERE workspace = {ws:String})",
+        "SELECT max(of_link), max(of_sub) FROM (SELECT version AS of_link, toUInt64(0) AS of_sub FROM link WHERE workspace = {ws:String} \
+         UNION ALL SELECT toUInt64(0) AS of_link, version AS of_sub FROM sub WHERE workspace = {ws:String})",
     )
     .fetch_one()
     .await?;

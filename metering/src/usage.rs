@@ -144,7 +144,8 @@ pub async fn query(app: &App, query: &UsageQuery) -> Result<UsageAnswer, Meterin
     if let Windows::Edges(edges) = &windows {
         bound = bound.param("edges", edges.iter().map(|w| seconds(w.start)).collect::<Vec<u32>>());
     }
-    let mut found = bound.fetch_all::<Found>().await?;
+    let (found, completeness) = tokio::join!(bound.fetch_all::<Found>(), completeness::of(app, &query.workspace));
+    let mut found = found?;
     let more = found.len() > query.limit.min(MAX_ROWS);
     found.truncate(query.limit.min(MAX_ROWS));
     let mut rows = Vec::with_capacity(found.len());
@@ -155,8 +156,7 @@ pub async fn query(app: &App, query: &UsageQuery) -> Result<UsageAnswer, Meterin
             value: scaled(&meter, &row.value)?,
         });
     }
-    let complete_until = completeness::of(app, &query.workspace).await?.complete_until;
-    Ok(UsageAnswer { rows, more, as_of, complete_until })
+    Ok(UsageAnswer { rows, more, as_of, complete_until: completeness?.complete_until })
 }
 
 /// The exact value of a meter for a subscription in a period: what rating takes.

@@ -1,0 +1,280 @@
+//! The way through Kafka, meters over properties, proofs, and questions that must be refused.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bigdecimal::BigDecimal;
+use chrono::{DateTime, TimeDelta, Utc};
+use farebox_core::App;
+use farebox_core::event::{AnsweredBy, REQUEST, RequestData, SpecVersion, UsageEvent, kafka_key};
+use farebox_core::ids::{PlanVersionId, SubscriptionId, WorkspaceId};
+use farebox_core::kafka::EVENTS;
+use farebox_core::period::{Period, Window};
+use farebox_core::workspace::{self, NewWorkspace};
+use farebox_metering::consumers::{self, Consumer, NewConsumer};
+use farebox_metering::meters::{self, Aggregate, Definition};
+use farebox_metering::rule::{self, CountingRule};
+use farebox_metering::store::{self, EventRow};
+use farebox_metering::timelines::{self, BEGINNING, TimelineEntry};
+use farebox_metering::usage::{self, UsageQuery};
+use farebox_metering::{Dimension, MeteringError, events, pipeline, proof, recompute};
+use rdkafka::producer::FutureRecord;
+use tokio_util::sync::CancellationToken;
+
+use crate::harness::{Suite, eventually};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A workspace with one consumer, `acme`, subscribed since ever.
+struct World {
+    workspace: WorkspaceId,
+    consumer: Consumer,
+    subscription: SubscriptionId,
+}
+
+async fn world(app: &App, name: &str) -> World {
+    let mut conn = app.pg.acquire().await.expect("PostgreSQL answers");
+    let name = format!("{name}/t{}", uuid::Uuid::now_v7().simple());
+    let new = NewWorkspace {
+        name: &name,
+        display_name: "Test",
+        currency: "USD".parse().expect("a currency"),
+        time_zone: chrono_tz::Europe::Berlin,
+        test_mode: true,
+        is_default: false,
+    };
+    let workspace = workspace::create(&mut conn, new).await.expect("a workspace").id;
+    let new = NewConsumer {
+        name: "acme".to_owned(),
+        email: None,
+        signed_up_at: hour(),
+        country: None,
+        address: serde_json::json!({}),
+        subjects: vec!["acme-prod".to_owned()],
+    };
+    let consumer = consumers::create(&mut conn, &workspace, new).await.expect("a consumer");
+    let subscription = SubscriptionId::new();
+    let entry = TimelineEntry {
+        from: BEGINNING,
+        to: None,
+        subscription: subscription.clone(),
+        plan_version: PlanVersionId::new(),
+        plan: "growth".to_owned(),
+    };
+    timelines::set_subscription_timeline(&mut conn, &workspace, &consumer.id, "default", &[entry]).await.expect("subscribed");
+    timelines::sync(app).await.expect("copied");
+    World { workspace, consumer, subscription }
+}
+
+fn hour() -> DateTime<Utc> {
+    "2026-10-12T10:00:00Z".parse().expect("an RFC 3339 time")
+}
+
+fn october() -> Period {
+    farebox_core::period::month(2026, 10, chrono_tz::Europe::Berlin).expect("a month")
+}
+
+fn event(world: &World, n: u32) -> UsageEvent {
+    UsageEvent {
+        specversion: SpecVersion::V1,
+        id: format!("gw/{n}"),
+        source: "gw".to_owned(),
+        kind: REQUEST.to_owned(),
+        time: hour() + TimeDelta::seconds(i64::from(n)),
+        subject: "acme-prod".to_owned(),
+        workspace: world.workspace.clone(),
+        received_at: hour() + TimeDelta::seconds(i64::from(n) + 1),
+        data: RequestData { route: "GET /orders".to_owned(), status: 200, answered_by: AnsweredBy::Upstream, ..RequestData::default() },
+    }
+}
+
+async fn produce(app: &App, key: &str, payload: &str) {
+    let topic = app.kafka.name(EVENTS);
+    app.kafka.producer.send(FutureRecord::to(&topic).key(key).payload(payload), PATIENCE).await.expect("Kafka acknowledges");
+}
+
+async fn store_all(app: &App, all: &[UsageEvent]) {
+    let rows: Vec<_> = all.iter().map(|e| EventRow::from_event(e.clone()).expect("storable")).collect();
+    store::store(&app.clickhouse, &rows.iter().collect::<Vec<_>>()).await.expect("stored");
+}
+
+async fn value(app: &App, query: UsageQuery) -> String {
+    let answer = usage::query(app, &query).await.expect("answered");
+    assert_eq!(answer.rows.len(), 1, "one window, no groups");
+    answer.rows[0].value.to_plain_string()
+}
+
+/// Copies count once, and what is no event becomes a dead letter without stopping what is behind it.
+pub async fn events_travel_from_kafka_and_count_once(suite: &Suite) {
+    let (app, world) = (&suite.app, world(&suite.app, "flow").await);
+    for n in 0..200_u32 {
+        let event = event(&world, n);
+        let text = serde_json::to_string(&event).expect("JSON");
+        for _ in 0..1 + n % 3 {
+            produce(app, &kafka_key(&event), &text).await;
+        }
+        if n % 50 == 0 {
+            produce(app, &kafka_key(&event), "{\"no\": \"event\"}").await;
+            produce(app, &kafka_key(&event), &text.replace("2026-10-12", "1969-10-12")).await;
+        }
+    }
+    let all = UsageQuery::new(&world.workspace, "calls", october());
+    eventually("every event counted", PATIENCE, async || (value(app, all.clone()).await == "200").then_some(())).await;
+    // Recomputed, the answer is the same, and comes from rollups alone.
+    eventually("all minutes clean", PATIENCE, async || {
+        let status = pipeline::status(app, &world.workspace).await.expect("a status");
+        assert_eq!((status.counted, pipeline::stored(app, &world.workspace).await.expect("counted")), (200, 200));
+        (status.dirty_minutes == 0 && status.deliveries >= 399).then_some(())
+    })
+    .await;
+    assert_eq!(value(app, all.by(Dimension::Consumer)).await, "200");
+    eventually("nothing left in Kafka", PATIENCE, async || {
+        pipeline::lag(app).await.filter(|partitions| partitions.iter().all(|p| p.lag == 0)).map(drop)
+    })
+    .await;
+}
+
+/// Another instance joins and leaves while events flow: partitions move to and fro, and each event counts once.
+pub async fn a_second_instance_may_come_and_go(suite: &Suite) {
+    let (app, world) = (&suite.app, world(&suite.app, "rebalance").await);
+    let all = UsageQuery::new(&world.workspace, "calls", october());
+    let mut sent = 0;
+    for _ in 0..3 {
+        let stop = CancellationToken::new();
+        let second = tokio::spawn(farebox_metering::run(app.clone(), stop.clone()));
+        for _ in 0..400 {
+            let event = event(&world, sent);
+            produce(app, &kafka_key(&event), &serde_json::to_string(&event).expect("JSON")).await;
+            sent += 1;
+        }
+        stop.cancel();
+        second.await.expect("no panic").expect("a clean end");
+    }
+    let sent = sent.to_string();
+    eventually("every event counted", PATIENCE, async || (value(app, all.clone()).await == sent).then_some(())).await;
+}
+
+/// Sums of properties keep every decimal, skip what is no decimal, and divide at the end.
+pub async fn meters_over_properties_are_exact(suite: &Suite) {
+    let (app, world) = (&suite.app, world(&suite.app, "meters").await);
+    let amounts = ["0.1", "0.2", "123456789012345.000000000001", "-3", "7", "1e3", "", "0.1234567890123"];
+    let mut sent = Vec::new();
+    for (n, amount) in (0_u32..).zip(amounts) {
+        let mut event = event(&world, n);
+        event.kind = "llm.completion".to_owned();
+        event.data = RequestData::default();
+        event.data.properties = BTreeMap::from([
+            ("/total_tokens".to_owned(), amount.to_owned()),
+            ("/model".to_owned(), if n % 2 == 0 { "small" } else { "large" }.to_owned()),
+        ]);
+        sent.push(event);
+    }
+    for n in 100..103_u32 {
+        let mut event = event(&world, n);
+        event.data.response_bytes = 1_500_000_000;
+        event.data.route = if n == 102 { "GET /other" } else { "GET /files" }.to_owned();
+        sent.push(event);
+    }
+    store_all(app, &sent).await;
+    let definition = |name: &str, event: &str, value: &str, divide_by: Option<&str>| Definition {
+        name: name.to_owned(),
+        event: event.to_owned(),
+        aggregate: Aggregate::Sum,
+        value: Some(value.to_owned()),
+        unit: None,
+        divide_by: divide_by.map(|by| by.parse().expect("a decimal")),
+        filter: BTreeMap::new(),
+        counted: false,
+        group_by: Vec::new(),
+    };
+    let mut egress = definition("egress_gb", REQUEST, "response_bytes", Some("1000000000"));
+    egress.filter.insert("route".to_owned(), vec!["GET /files".to_owned()]);
+    let mut conn = app.pg.acquire().await.expect("PostgreSQL answers");
+    for definition in [&definition("tokens", "llm.completion", "/total_tokens", None), &egress] {
+        meters::upsert(&mut conn, &world.workspace, definition).await.expect("a meter");
+    }
+    drop(conn);
+    for round in ["raw", "rolled up"] {
+        let ask = |meter: &str| UsageQuery::new(&world.workspace, meter, october()).of_subscription(&world.subscription);
+        assert_eq!(value(app, ask("tokens")).await, "123456789012349.300000000001", "{round}");
+        assert_eq!(value(app, ask("egress_gb")).await, "3", "{round}");
+        let by_model = usage::query(app, &ask("tokens").by("/model".parse().expect("a pointer"))).await.expect("answered");
+        let by_model: BTreeMap<_, _> = by_model.rows.iter().map(|r| (r.group["/model"].as_str(), r.value.to_plain_string())).collect();
+        assert_eq!(
+            by_model,
+            BTreeMap::from([("large", "-2.8".to_owned()), ("small", "123456789012352.100000000001".to_owned())]),
+            "{round}"
+        );
+        assert_eq!(value(app, ask("calls")).await, "11", "{round}: calls are all events");
+        assert_eq!(value(app, ask("requests")).await, "3", "{round}: requests are not");
+        recompute::workspace(app, &world.workspace).await.expect("recomputed");
+    }
+}
+
+/// A proof is read from raw events and agrees with usage; its events are the events.
+pub async fn a_proof_agrees_with_usage(suite: &Suite) {
+    let (app, world) = (&suite.app, world(&suite.app, "proof").await);
+    let mut sent: Vec<_> = (0..50).map(|n| event(&world, n)).collect();
+    sent[7].data.status = 503;
+    store_all(app, &sent).await;
+    let prove = async || proof::of(app, &world.workspace, &world.subscription, "requests", october()).await.expect("a proof");
+    let first = prove().await;
+    let total = usage::total(app, &world.workspace, "requests", &world.subscription, october()).await.expect("a total");
+    assert_eq!((first.events, &first.value), (49, &BigDecimal::from(49)));
+    assert_eq!(first.value, total);
+    recompute::workspace(app, &world.workspace).await.expect("recomputed");
+    assert_eq!(prove().await.hash, first.hash, "the same events, the same hash");
+    let behind = proof::events(app, &world.workspace, &world.subscription, "requests", october(), 1000, "").await.expect("events");
+    assert_eq!(behind.len(), 49);
+    assert!(behind.iter().all(|e| e.id != "gw/7"), "the failed call does not count");
+    let page = proof::events(app, &world.workspace, &world.subscription, "requests", october(), 10, &behind[9].id).await.expect("events");
+    assert_eq!(page, behind[10..20]);
+    // One more event, another proof.
+    store_all(app, &[event(&world, 51)]).await;
+    let second = prove().await;
+    assert_eq!(second.events, 50);
+    assert_ne!(second.hash, first.hash);
+}
+
+/// A changed counting rule re-evaluates what was counted before.
+pub async fn another_rule_recounts_history(suite: &Suite) {
+    let (app, world) = (&suite.app, world(&suite.app, "rule").await);
+    let mut sent: Vec<_> = (0..10).map(|n| event(&world, n)).collect();
+    sent[0].data.status = 503;
+    sent[1].data.marker = "mirror".to_owned();
+    store_all(app, &sent).await;
+    recompute::workspace(app, &world.workspace).await.expect("recomputed");
+    let requests = UsageQuery::new(&world.workspace, "requests", october());
+    assert_eq!(value(app, requests.clone()).await, "8");
+    let changed = CountingRule { count_server_errors: true, markers: Vec::new(), ..CountingRule::default() };
+    let version = rule::set(&mut *app.pg.acquire().await.expect("a connection"), &world.workspace, &changed).await.expect("set");
+    assert_eq!(version, 1);
+    timelines::sync(app).await.expect("copied");
+    assert_eq!(value(app, requests.clone()).await, "10");
+    recompute::workspace(app, &world.workspace).await.expect("recomputed");
+    assert_eq!(value(app, requests).await, "10");
+}
+
+/// Text that would like to be SQL stays text, and what would be too much is refused.
+pub async fn hostile_and_boundless_questions_are_bounded(suite: &Suite) {
+    let app = &suite.app;
+    let (mine, theirs) = (world(app, "mine").await, world(app, "theirs").await);
+    store_all(app, &[event(&mine, 1), event(&theirs, 1), event(&theirs, 2)]).await;
+    let all = || UsageQuery::new(&mine.workspace, "calls", october());
+    for hostile in
+        ["' OR 1=1 --", "x') OR ('1'='1", "\\'; DROP TABLE events; --", "{ws:String}", "{facts}", "'] UNION ALL SELECT 1", "\0", "?"]
+    {
+        assert_eq!(value(app, all().only(Dimension::Route, hostile)).await, "0", "{hostile}");
+        assert_eq!(value(app, all().only(Dimension::Property(format!("/{hostile}")), hostile)).await, "0", "{hostile}");
+        assert!(hostile.parse::<Dimension>().is_err(), "{hostile} names no dimension");
+        let refused = usage::query(app, &UsageQuery::new(&mine.workspace, hostile, october())).await;
+        assert!(matches!(refused, Err(MeteringError::Invalid { ref field, .. }) if field == "meter"), "{hostile}: {refused:?}");
+        let id = events::list(app, &mine.workspace, october(), &[], Some(hostile), None, 10).await.expect("answered");
+        assert!(id.is_empty(), "{hostile}");
+    }
+    assert_eq!(value(app, all()).await, "1", "only this workspace's");
+    assert_eq!(value(app, all().only(Dimension::Consumer, theirs.consumer.id.as_str())).await, "0");
+    let decade = Period { start: "2016-01-01T00:00:00Z".parse().expect("a time"), end: "2026-01-01T00:00:00Z".parse().expect("a time") };
+    let refused = usage::query(app, &UsageQuery::new(&mine.workspace, "calls", decade).windows(Window::Minute, chrono_tz::UTC)).await;
+    assert!(matches!(refused, Err(MeteringError::Invalid { ref field, .. }) if field == "window"), "{refused:?}");
+}
