@@ -1,5 +1,7 @@
 //! How objects leave: without the double's own members, lists in pages, expanded where asked.
 
+use std::borrow::Borrow;
+
 use serde_json::{Map, Value, json};
 
 use super::errors::ApiError;
@@ -33,7 +35,7 @@ pub fn lines_of(tx: &Tx<'_>, object: &Value) -> Vec<Value> {
 }
 
 /// A page of a list, newest first unless the objects come in an order of their own.
-pub fn page(tx: &Tx<'_>, objects: &[Value], params: &Map<String, Value>, url: &str) -> Result<Value, ApiError> {
+pub fn page<T: Borrow<Value>>(tx: &Tx<'_>, objects: &[T], params: &Map<String, Value>, url: &str) -> Result<Value, ApiError> {
     let limit = match params.get("limit").and_then(Value::as_i64) {
         None => 10,
         Some(limit @ 1..=100) => usize::try_from(limit).expect("between 1 and 100"),
@@ -44,7 +46,7 @@ pub fn page(tx: &Tx<'_>, objects: &[Value], params: &Map<String, Value>, url: &s
     };
     let position = |param: &str| match params.get(param).and_then(Value::as_str) {
         None => Ok(None),
-        Some(id) => match objects.iter().position(|object| text(object, "id") == id) {
+        Some(id) => match objects.iter().position(|object| text(object.borrow(), "id") == id) {
             Some(at) => Ok(Some(at)),
             None => Err(ApiError::no_such("object", id, param)),
         },
@@ -63,13 +65,13 @@ pub fn page(tx: &Tx<'_>, objects: &[Value], params: &Map<String, Value>, url: &s
             (start, end, end < objects.len())
         }
     };
-    let data: Vec<Value> = objects[start..end].iter().map(|object| render(tx, object)).collect();
+    let data: Vec<Value> = objects[start..end].iter().map(|object| render(tx, object.borrow())).collect();
     Ok(json!({"object": "list", "data": data, "has_more": more, "url": url}))
 }
 
 /// The objects of a kind, newest first, that fit every filter given: equality of a member, or the
 /// range of a time.
-pub fn select(tx: &Tx<'_>, kind: &str, params: &Map<String, Value>) -> Vec<Value> {
+pub fn select<'a>(tx: &'a Tx<'_>, kind: &str, params: &Map<String, Value>) -> Vec<&'a Value> {
     let fits = |object: &Value| {
         params.iter().all(|(name, wanted)| match name.as_str() {
             "limit" | "starting_after" | "ending_before" | "expand" => true,
@@ -81,7 +83,7 @@ pub fn select(tx: &Tx<'_>, kind: &str, params: &Map<String, Value>) -> Vec<Value
         })
     };
     let alive = |object: &&Value| object["deleted"] != true && fits(object);
-    tx.account.all(kind).rev().filter(alive).cloned().collect()
+    tx.account.all(kind).rev().filter(alive).collect()
 }
 
 /// `invoice.*` fits `invoice.paid`, `*` fits everything.

@@ -179,7 +179,7 @@ pub fn finalize(tx: &mut Tx<'_>, mut invoice: Value) -> Value {
     set(
         &mut invoice,
         json!({"status": "open", "ending_balance": ending, "amount_due": due, "amount_remaining": due, "effective_at": now,
-               "hosted_invoice_url": page, "invoice_pdf": format!("{page}/pdf"), "automatically_finalizes_at": null,
+               "hosted_invoice_url": page, "automatically_finalizes_at": null,
                "webhooks_delivered_at": now, "_secret": ids::new("", 16)}),
     );
     if let Some(days) = invoice["_days_until_due"].as_i64() {

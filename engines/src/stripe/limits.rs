@@ -113,6 +113,19 @@ pub fn step(currency: &str, amount: i64, at: &str) -> Result<(), ApiError> {
     Err(ApiError::invalid(message).param(at))
 }
 
+/// An amount as a person reads it: `143.75 USD`.
+pub fn shown(amount: i64, currency: &str) -> String {
+    let places: usize = match currency {
+        "bif" | "clp" | "djf" | "gnf" | "jpy" | "kmf" | "krw" | "mga" | "pyg" | "rwf" | "vnd" | "vuv" | "xaf" | "xof" | "xpf" => 0,
+        "bhd" | "jod" | "kwd" | "omr" | "tnd" => 3,
+        _ => 2,
+    };
+    let digits = format!("{:0>width$}", amount.unsigned_abs(), width = places + 1);
+    let (whole, fraction) = digits.split_at(digits.len() - places);
+    let (sign, point) = (if amount < 0 { "-" } else { "" }, if places == 0 { "" } else { "." });
+    format!("{sign}{whole}{point}{fraction} {}", currency.to_uppercase())
+}
+
 /// The least that can be charged; below it the customer's balance takes the amount.
 pub fn minimum_charge(currency: &str) -> i64 {
     match currency {
@@ -161,6 +174,14 @@ mod tests {
         assert!(step("kwd", 1230, "a").is_ok() && step("kwd", 1235, "a").is_err());
         assert!(step("isk", -500, "a").is_ok() && step("isk", 550, "a").is_err());
         assert!(step("jpy", 7, "a").is_ok());
+    }
+
+    #[test]
+    fn amounts_for_people() {
+        assert_eq!(shown(14_375, "usd"), "143.75 USD");
+        assert_eq!(shown(-5, "eur"), "-0.05 EUR");
+        assert_eq!(shown(500, "jpy"), "500 JPY");
+        assert_eq!(shown(1230, "kwd"), "1.230 KWD");
     }
 
     #[test]

@@ -142,7 +142,8 @@ fn spawn(binary: &Path, socket: &Path, dir: &Path) -> anyhow::Result<Child> {
         .arg("-http-unix")
         .arg(socket)
         .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
+        // It tells every request there.
+        .stdout(Stdio::null())
         .stderr(log)
         .kill_on_drop(true)
         .spawn()

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::payment_methods::Card;
 use super::server::Double;
 use super::state::{Origin, int, text};
-use super::{checkout, payment_methods, payments};
+use super::{checkout, limits, payment_methods, payments};
 
 pub fn routes() -> Router<Arc<Double>> {
     Router::new()
@@ -91,10 +91,10 @@ async fn invoice_sent(State(double): State<Arc<Double>>, Path(id): Path<String>,
 
 fn invoice_form(invoice: &Value, complaint: Option<&str>) -> Html<String> {
     let (number, status) = (escape(text(invoice, "number")), text(invoice, "status"));
-    let amount = format!("{} {}", int(invoice, "amount_remaining"), text(invoice, "currency").to_uppercase());
+    let amount = limits::shown(int(invoice, "amount_remaining"), text(invoice, "currency"));
     let body = match status {
         "open" => {
-            format!("<h1>Invoice {number}</h1><p>{amount} due, in the smallest unit of the currency.</p>{}", card_form("Pay", complaint))
+            format!("<h1>Invoice {number}</h1><p>{amount} due</p>{}", card_form("Pay", complaint))
         }
         status => format!("<h1>Invoice {number}</h1><p>This invoice is {status}.</p>"),
     };

@@ -204,6 +204,17 @@ async fn an_invoice_that_is_sent_becomes_overdue() {
     let invoice = api.post("/v1/invoices", &form).await.ok();
     let path = format!("/v1/invoices/{}", invoice["id"].as_str().unwrap());
     api.post(&format!("{path}/add_lines"), &[("lines[0][amount]", "1000")]).await.ok();
-    assert_eq!(api.post(&format!("{path}/send"), &[]).await.ok()["status"], "open");
+    let open = api.post(&format!("{path}/send"), &[]).await.ok();
+    assert_eq!(open["status"], "open");
     assert_eq!(hooks.next().await["data"]["object"]["id"], invoice["id"]);
+
+    // The customer pays on the page that Stripe hosts.
+    let page = open["hosted_invoice_url"].as_str().unwrap();
+    let shown = api.browser("GET", page, &[]).await;
+    assert!(shown.body.as_str().unwrap().contains("10.00 USD due"), "{shown:?}");
+    let refused = api.browser("POST", page, &[("cardNumber", "4000000000000002")]).await;
+    assert!(refused.status == 402 && refused.body.as_str().unwrap().contains("was declined"), "{refused:?}");
+    let paid = api.browser("POST", page, &[("cardNumber", "4242424242424242")]).await;
+    assert!(paid.body.as_str().unwrap().contains("This invoice is paid"), "{paid:?}");
+    assert_eq!(api.get(&path).await.ok()["status"], "paid");
 }

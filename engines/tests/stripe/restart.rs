@@ -3,11 +3,14 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
+use farebox_engines::stripe::start;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::json;
 
-use super::harness::{Api, config, scratch};
-use farebox_engines::stripe::start;
+use super::harness::{Api, PATIENCE, config, scratch};
 
 /// Not a test of its own: what the child process runs.
 #[tokio::test]
@@ -24,6 +27,7 @@ fn child(data: &Path) -> (Child, String) {
         .args(["--exact", "restart::serve_as_a_child", "--ignored", "--nocapture"])
         .env("FAREBOX_STRIPE_DATA", data)
         .stdout(Stdio::piped())
+        .stderr(Stdio::null())
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
@@ -60,6 +64,33 @@ async fn nothing_answered_is_lost_when_it_is_killed() {
     assert_ne!(forgotten.ok()["id"], customer["id"]);
     second.kill().unwrap();
     second.wait().unwrap();
+    std::fs::remove_dir_all(data).unwrap();
+}
+
+/// The stripe-mock of a double, once it has one.
+fn mock_of(double: &Child) -> Pid {
+    let family = farebox_engines::child::family(double.id().try_into().unwrap());
+    assert_eq!(family.len(), 2, "the double has one child");
+    Pid::from_raw(family[1])
+}
+
+#[tokio::test]
+async fn the_double_and_stripe_mock_end_together() {
+    let data = scratch("together");
+    let (mut double, _) = child(&data);
+    let mock = mock_of(&double);
+    double.kill().unwrap();
+    double.wait().unwrap();
+    let gone = async {
+        while kill(mock, None).is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await
+        }
+    };
+    tokio::time::timeout(PATIENCE, gone).await.expect("stripe-mock ends with the double");
+
+    let (mut double, _) = child(&data);
+    kill(mock_of(&double), Signal::SIGKILL).unwrap();
+    assert!(!double.wait().unwrap().success(), "the double ends without stripe-mock, to be started again");
     std::fs::remove_dir_all(data).unwrap();
 }
 
