@@ -83,7 +83,7 @@ async fn the_double_and_stripe_mock_end_together() {
     double.wait().unwrap();
     let gone = async {
         while kill(mock, None).is_ok() {
-            tokio::time::sleep(Duration::from_millis(5)).await
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
     tokio::time::timeout(PATIENCE, gone).await.expect("stripe-mock ends with the double");
