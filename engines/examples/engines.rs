@@ -27,6 +27,8 @@ enum Command {
         clickhouse_port: Option<u16>,
         #[arg(long)]
         postgres_port: Option<u16>,
+        #[arg(long)]
+        stripe_port: Option<u16>,
         /// Ask ClickHouse's clients for no password.
         #[arg(long)]
         open: bool,
@@ -40,9 +42,10 @@ enum Command {
 async fn main() -> Result<()> {
     match Arguments::parse().command {
         Command::Engine(command) => cli::run(command).await,
-        Command::Up { data, kafka_port, clickhouse_port, postgres_port, open } => {
+        Command::Up { data, kafka_port, clickhouse_port, postgres_port, stripe_port, open } => {
             let mut options = Options::new(data);
-            options.ports = Ports { kafka: kafka_port, clickhouse: clickhouse_port, postgres: postgres_port, ..Ports::default() };
+            options.ports =
+                Ports { kafka: kafka_port, clickhouse: clickhouse_port, postgres: postgres_port, stripe: stripe_port, ..Ports::default() };
             options.clickhouse_password = open.then(String::new);
             options.progress = Progress::new(|engine, event| eprintln!("{engine:<12}{event}"));
             let engines = Engines::start(options).await?;

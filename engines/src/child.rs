@@ -148,6 +148,15 @@ impl Account {
     }
 }
 
+/// Whether every thread of a process is stopped, or the process is gone.
+pub fn stands_still(pid: i32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    threads.filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok()).all(|stat| {
+        let state = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().next());
+        matches!(state, Some("T" | "t" | "Z" | "X"))
+    })
+}
+
 /// A process and its children, from `/proc`.
 pub fn family(pid: i32) -> Vec<i32> {
     let mut family = vec![pid];

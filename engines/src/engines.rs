@@ -12,12 +12,12 @@ use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 use crate::artefacts::Artefacts;
-use crate::child::Recipe;
+use crate::child::{Recipe, family, stands_still};
 use crate::datadir::{DataDir, write_private};
 use crate::keeper::{Keeper, Ready, State};
 use crate::ports::{self, Ports};
 use crate::progress::{Event, Progress};
-use crate::{Error, NAME_CLICKHOUSE, NAME_ENVOY, NAME_KAFKA, NAME_POSTGRES, kafka, postgres};
+use crate::{Error, NAME_CLICKHOUSE, NAME_ENVOY, NAME_KAFKA, NAME_POSTGRES, NAME_STRIPE, kafka, postgres};
 
 /// What to start, and where.
 #[derive(Clone)]
@@ -27,7 +27,7 @@ pub struct Options {
     pub with: With,
     /// Where `engines/fetch` put the engines; looked for unless given.
     pub artefacts: Option<PathBuf>,
-    /// The program that has `engine clickhouse`; this one unless given.
+    /// The program that has the subcommand `engine` ([`crate::cli`]); this one unless given.
     pub program: Option<PathBuf>,
     /// ClickHouse's password; a random one, kept in the data directory, unless given. Empty: none is asked for.
     pub clickhouse_password: Option<String>,
@@ -46,6 +46,13 @@ impl Options {
             progress: Progress::default(),
         }
     }
+
+    fn own_program(&self) -> Result<PathBuf, Error> {
+        match &self.program {
+            Some(program) => Ok(program.clone()),
+            None => std::env::current_exe().map_err(|source| Error::prepare("this program", &source)),
+        }
+    }
 }
 
 /// The engines to start.
@@ -54,11 +61,13 @@ pub struct With {
     pub kafka: bool,
     pub clickhouse: bool,
     pub postgres: bool,
+    /// The Stripe double, with stripe-mock behind it.
+    pub stripe: bool,
 }
 
 impl Default for With {
     fn default() -> Self {
-        Self { kafka: true, clickhouse: true, postgres: true }
+        Self { kafka: true, clickhouse: true, postgres: true, stripe: true }
     }
 }
 
@@ -119,7 +128,8 @@ impl Engines {
         let kafka_port = ports::choose(wished.kafka, last.kafka, &mut taken);
         let controller_port = ports::choose(wished.kafka_controller, last.kafka_controller, &mut taken);
         let clickhouse_port = ports::choose(wished.clickhouse, last.clickhouse, &mut taken);
-        for port in [wished.kafka, wished.kafka_controller, wished.clickhouse, wished.postgres].into_iter().flatten() {
+        let stripe_port = ports::choose(wished.stripe, last.stripe, &mut taken);
+        for port in [wished.kafka, wished.kafka_controller, wished.clickhouse, wished.postgres, wished.stripe].into_iter().flatten() {
             if !ports::is_free(port) {
                 return Err(Error::PortTaken(port));
             }
@@ -129,6 +139,7 @@ impl Engines {
             let kafka = options.with.kafka.then(|| scope.spawn(|| self.start_kafka(kafka_port, controller_port)));
             let clickhouse = options.with.clickhouse.then(|| scope.spawn(|| self.start_clickhouse(options, clickhouse_port)));
             let postgres = options.with.postgres.then(|| scope.spawn(|| self.start_postgres(wished.postgres)));
+            let stripe = options.with.stripe.then(|| scope.spawn(|| self.start_stripe(options, stripe_port)));
             let done = |thread: std::thread::ScopedJoinHandle<'_, Result<_, Error>>| {
                 thread.join().unwrap_or_else(|_| Err(Error::Thread("preparing an engine panicked".into())))
             };
@@ -145,11 +156,19 @@ impl Engines {
             if let Some(postgres) = postgres {
                 addresses.postgres_url = done(postgres)?;
             }
+            if let Some(stripe) = stripe {
+                addresses.stripe_url = done(stripe)?;
+            }
             Ok(addresses)
         })?;
 
-        let ports =
-            Ports { kafka: Some(kafka_port), kafka_controller: Some(controller_port), clickhouse: Some(clickhouse_port), ..wished.clone() };
+        let ports = Ports {
+            kafka: Some(kafka_port),
+            kafka_controller: Some(controller_port),
+            clickhouse: Some(clickhouse_port),
+            stripe: Some(stripe_port),
+            ..wished.clone()
+        };
         let saved = Saved { addresses: self.addresses.clone(), ports };
         let text = serde_json::to_vec_pretty(&saved).expect("texts and numbers");
         write_private(&file, &text).map_err(|source| Error::prepare("engines.json", &source))
@@ -157,7 +176,7 @@ impl Engines {
 
     fn start_kafka(&self, port: u16, controller: u16) -> Result<String, Error> {
         self.progress.send(NAME_KAFKA, Event::Starting);
-        let (recipe, ready) = kafka::prepare(&self.data, &self.artefacts, port, controller)?;
+        let (recipe, ready) = kafka::prepare(&self.data, &self.artefacts, &self.progress, port, controller)?;
         self.spawn_named(NAME_KAFKA, recipe, ready)?;
         Ok(String::new())
     }
@@ -169,12 +188,8 @@ impl Engines {
             Some(password) => password.clone(),
             None => self.data.password(NAME_CLICKHOUSE).map_err(failed)?,
         };
-        let program = match &options.program {
-            Some(program) => program.clone(),
-            None => std::env::current_exe().map_err(failed)?,
-        };
         let directory = self.data.engine(NAME_CLICKHOUSE).map_err(failed)?;
-        let recipe = Recipe::new(program, &directory, &self.data.log(NAME_CLICKHOUSE))
+        let recipe = Recipe::new(options.own_program()?, &directory, &self.data.log(NAME_CLICKHOUSE))
             .args(["engine", "clickhouse", "--data"])
             .arg(&directory)
             .arg("--library")
@@ -189,9 +204,22 @@ impl Engines {
 
     fn start_postgres(&self, port: Option<u16>) -> Result<String, Error> {
         self.progress.send(NAME_POSTGRES, Event::Starting);
-        let cluster = postgres::prepare(&self.data, port)?;
+        let cluster = postgres::prepare(&self.data, &self.progress, port)?;
         self.spawn_named(NAME_POSTGRES, cluster.recipe, cluster.ready)?;
         Ok(cluster.url)
+    }
+
+    fn start_stripe(&self, options: &Options, port: u16) -> Result<String, Error> {
+        self.progress.send(NAME_STRIPE, Event::Starting);
+        let directory = self.data.engine(NAME_STRIPE).map_err(|source| Error::prepare(NAME_STRIPE, &source))?;
+        let recipe = Recipe::new(options.own_program()?, &directory, &self.data.log(NAME_STRIPE))
+            .args(["engine", "stripe", "--data"])
+            .arg(&directory)
+            .arg("--stripe-mock")
+            .arg(self.artefacts.stripe_mock()?)
+            .arg(format!("--listen=127.0.0.1:{port}"));
+        self.spawn_named(NAME_STRIPE, recipe, Box::new(move |_| ports::answers(port)))?;
+        Ok(format!("http://127.0.0.1:{port}"))
     }
 
     /// Starts Envoy with a configuration whose first listener is on `port`.
@@ -297,8 +325,14 @@ impl Engines {
     }
 
     /// Stops an engine's processes where they are (SIGSTOP): connections stay open and nothing answers.
-    pub fn pause(&self, name: &str) -> Result<(), Error> {
-        self.with(name, |keeper| keeper.signal(Signal::SIGSTOP, true))
+    /// Returns when they stand still.
+    pub async fn pause(&self, name: &str) -> Result<(), Error> {
+        self.with(name, |keeper| keeper.signal(Signal::SIGSTOP, true))?;
+        let processes = self.pid(name).map(family).unwrap_or_default();
+        while !processes.iter().all(|pid| stands_still(*pid)) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok(())
     }
 
     pub fn resume(&self, name: &str) -> Result<(), Error> {

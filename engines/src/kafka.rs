@@ -10,6 +10,7 @@ use crate::artefacts::{Artefacts, program};
 use crate::child::{Recipe, read_log};
 use crate::datadir::DataDir;
 use crate::keeper::Ready;
+use crate::progress::{Event, Progress};
 use crate::{Error, NAME_KAFKA as NAME};
 
 const LOG4J: &str = "\
@@ -71,7 +72,7 @@ log.retention.bytes=1073741824
 }
 
 /// Writes the configuration and formats the log directory, the first time.
-pub fn prepare(data: &DataDir, artefacts: &Artefacts, port: u16, controller: u16) -> Result<(Recipe, Ready), Error> {
+pub fn prepare(data: &DataDir, artefacts: &Artefacts, progress: &Progress, port: u16, controller: u16) -> Result<(Recipe, Ready), Error> {
     let directory = data.engine(NAME).map_err(|source| Error::prepare(NAME, &source))?;
     let (logs, settings, log4j) = (directory.join("log"), directory.join("server.properties"), directory.join("log4j2.properties"));
     let write = || -> io::Result<()> {
@@ -97,6 +98,7 @@ pub fn prepare(data: &DataDir, artefacts: &Artefacts, port: u16, controller: u16
             .arg(&jars)
     };
     if !logs.join("meta.properties").exists() {
+        progress.send(NAME, Event::Preparing);
         let id = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(rand::random::<[u8; 16]>());
         // An identifier that begins with a dash would be read as an option.
         let format = recipe("-Xmx128m").args(["kafka.tools.StorageTool", "format", "--cluster-id"]).arg(format!("F{}", &id[1..]));

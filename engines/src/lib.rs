@@ -29,6 +29,7 @@ pub use progress::{Event, Progress};
 pub const NAME_KAFKA: &str = "kafka";
 pub const NAME_CLICKHOUSE: &str = "clickhouse";
 pub const NAME_POSTGRES: &str = "postgres";
+pub const NAME_STRIPE: &str = "stripe";
 pub const NAME_ENVOY: &str = "envoy";
 
 /// Why the engines do not run; each is a sentence for the person at the terminal.

@@ -14,7 +14,6 @@ pub struct Ports {
     pub clickhouse: Option<u16>,
     pub postgres: Option<u16>,
     pub stripe: Option<u16>,
-    pub stripe_mock: Option<u16>,
 }
 
 /// Below the range from which Linux takes the ports of outgoing connections, so that an engine that is

@@ -14,6 +14,7 @@ use crate::artefacts::postgres_programs;
 use crate::child::{Account, Recipe};
 use crate::datadir::{DataDir, write_private};
 use crate::keeper::Ready;
+use crate::progress::{Event, Progress};
 use crate::{Error, NAME_POSTGRES as NAME};
 
 /// User and database.
@@ -31,7 +32,7 @@ pub struct Cluster {
 }
 
 /// Initialises the cluster, the first time, and removes what a killed one left behind.
-pub fn prepare(data: &DataDir, port: Option<u16>) -> Result<Cluster, Error> {
+pub fn prepare(data: &DataDir, progress: &Progress, port: Option<u16>) -> Result<Cluster, Error> {
     let programs = postgres_programs()?;
     let failed = |source: io::Error| Error::prepare(NAME, &source);
     let password = data.password(NAME).map_err(failed)?;
@@ -46,6 +47,7 @@ pub fn prepare(data: &DataDir, port: Option<u16>) -> Result<Cluster, Error> {
 
     let complete = home.join("initialised");
     if !complete.exists() {
+        progress.send(NAME, Event::Preparing);
         initialise(&recipe, &home, &cluster, &password, account.as_ref()).map_err(failed)?;
         fs::write(&complete, "").map_err(failed)?;
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use clickhouse::{Client, Row};
 use farebox_engines::child::family;
-use farebox_engines::{Engines, Error, NAME_CLICKHOUSE, NAME_KAFKA, NAME_POSTGRES, Options, Progress, With};
+use farebox_engines::{Engines, Error, NAME_CLICKHOUSE, NAME_KAFKA, NAME_POSTGRES, NAME_STRIPE, Options, Progress, With};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -47,7 +47,7 @@ fn options(data: &Path, with: With) -> Options {
 }
 
 fn clickhouse_only() -> With {
-    With { kafka: false, clickhouse: true, postgres: false }
+    With { kafka: false, clickhouse: true, postgres: false, stripe: false }
 }
 
 fn clickhouse(engines: &Engines) -> Client {
@@ -108,7 +108,12 @@ async fn what_was_acknowledged_survives_kill_minus_nine() {
     let refused = Engines::start(options(&scratch.0, With::default())).await.err().expect("refused").to_string();
     assert!(refused.contains(&format!("process {}", std::process::id())), "{refused}");
 
-    for engine in [NAME_CLICKHOUSE, NAME_KAFKA, NAME_POSTGRES] {
+    let stripe = format!("{}/v1/customers", addresses.stripe_url);
+    let http = reqwest::Client::new();
+    let customer = http.post(&stripe).bearer_auth("sk_test_engines_1").header("Idempotency-Key", "1").form(&[("name", "Ada")]);
+    assert_eq!(customer.send().await.expect("an answer").status(), 200);
+
+    for engine in [NAME_CLICKHOUSE, NAME_KAFKA, NAME_POSTGRES, NAME_STRIPE] {
         let before = engines.pid(engine).expect("it runs");
         engines.kill(engine).await.expect("it is known");
         engines.ready(engine).await.expect("it comes back");
@@ -119,6 +124,9 @@ async fn what_was_acknowledged_survives_kill_minus_nine() {
     let mut records = PgConnection::connect(&addresses.postgres_url).await.expect("a new connection");
     let kept: String = sqlx::query_scalar("SELECT text FROM note").fetch_one(&mut records).await.expect("the row");
     assert_eq!(kept, "kept");
+    let customers: serde_json::Value =
+        http.get(&stripe).bearer_auth("sk_test_engines_1").send().await.expect("an answer").json().await.expect("JSON");
+    assert_eq!(customers["data"][0]["name"], "Ada");
     let consumer: BaseConsumer = kafka
         .clone()
         .set("group.id", "test")
@@ -211,7 +219,7 @@ async fn clickhouse_speaks_as_its_server_does() {
     assert_eq!(count(&client).await, 300_012);
 
     // Paused, it answers nothing; resumed, it answers what was asked meanwhile.
-    engines.pause(NAME_CLICKHOUSE).expect("it runs");
+    engines.pause(NAME_CLICKHOUSE).await.expect("it runs");
     let asked = tokio::spawn(async move { count(&client).await });
     assert!(tokio::time::timeout(Duration::from_millis(300), http.get(format!("{url}/ping")).send()).await.is_err());
     assert!(!asked.is_finished());
@@ -244,8 +252,8 @@ async fn nothing_stays_when_the_supervisor_is_killed() {
     std::io::BufRead::read_line(&mut std::io::BufReader::new(output), &mut line).expect("a line");
     assert_eq!(line.trim(), "{");
     let pid = i32::try_from(supervisor.id()).expect("a process number");
-    assert_eq!(family(pid).len(), 4, "itself, Kafka, ClickHouse, PostgreSQL");
-    assert!(inhabitants(&scratch.0).len() >= 3);
+    assert_eq!(family(pid).len(), 5, "itself, Kafka, ClickHouse, PostgreSQL, the Stripe double");
+    assert!(inhabitants(&scratch.0).len() >= 5, "and stripe-mock");
 
     supervisor.kill().expect("kill -9");
     supervisor.wait().expect("it ends");
@@ -287,7 +295,7 @@ async fn what_cannot_work_is_said_in_a_sentence() {
 
     // An engine that keeps dying is started again a few times, then given up with its last words.
     let told = Arc::new(Mutex::new(Vec::new()));
-    let mut dying = options(&scratch.0, With { kafka: false, clickhouse: false, postgres: false });
+    let mut dying = options(&scratch.0, With { kafka: false, clickhouse: false, postgres: false, stripe: false });
     let listener = Arc::clone(&told);
     dying.progress = Progress::new(move |_, event| listener.lock().expect("not poisoned").push(event.to_string()));
     let engines = Engines::start(dying).await.expect("nothing to start");
