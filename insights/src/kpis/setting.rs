@@ -20,6 +20,7 @@ const MAX_INTERVALS: i64 = 400;
 /// Who is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = KpiUnit)]
 pub enum Unit {
     #[default]
     Consumer,
@@ -152,6 +153,7 @@ fn range(common: &Common, calendar: &Calendar, now: DateTime<Utc>) -> Result<(i6
 
 /// What every answer says of itself.
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+#[schema(as = KpiAbout)]
 pub struct About {
     /// Name of the definition.
     pub definition: &'static str,

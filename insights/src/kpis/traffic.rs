@@ -19,6 +19,7 @@ use crate::error::KpiError;
 
 /// A consumer with its name, as in usage answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[schema(as = NamedConsumer)]
 pub struct Named {
     #[schema(value_type = String)]
     pub id: ConsumerId,

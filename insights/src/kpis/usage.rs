@@ -35,6 +35,7 @@ impl Default for UsageParams {
 }
 
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+#[schema(as = KpiUsageAnswer)]
 pub struct UsageAnswer {
     #[serde(flatten)]
     pub about: About,
@@ -44,6 +45,7 @@ pub struct UsageAnswer {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[schema(as = KpiUsageRow)]
 pub struct UsageRow {
     /// First day of the interval.
     pub period: NaiveDate,
