@@ -215,3 +215,98 @@ fn cut(text: &str, length: usize) -> String {
     }
     text.chars().take(length - 1).chain(['…']).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stripe::client::wire;
+    use proptest::prelude::*;
+    use stripe_client_core::{RequestBuilder, StripeRequest};
+
+    fn usd(minor: i64) -> Money {
+        Money::new(minor, "USD".parse().expect("a currency"))
+    }
+
+    fn october() -> Period {
+        Period { start: "2026-10-01T00:00:00Z".parse().expect("a time"), end: "2026-11-01T00:00:00Z".parse().expect("a time") }
+    }
+
+    fn vat(minor: i64, inclusive: bool) -> Option<Tax> {
+        Some(Tax { name: "VAT".to_owned(), rate: "0.19".parse().expect("a decimal"), inclusive, amount: usd(minor) })
+    }
+
+    fn line(name: &str, quantity: Option<&str>, minor: i64, tax: Option<Tax>) -> Line {
+        let quantity = quantity.map(|quantity| quantity.parse().expect("a decimal"));
+        Line { id: "line_1".to_owned(), name: name.to_owned(), quantity, amount: usd(minor), period: october(), tax }
+    }
+
+    fn bill(lines: Vec<Line>) -> Bill {
+        let id = |prefix: &str| format!("{prefix}{}", "0".repeat(32));
+        let tax: i64 = lines.iter().filter_map(|line| line.tax.as_ref()).map(|tax| tax.amount.minor).sum();
+        let inclusive: i64 =
+            lines.iter().filter_map(|line| line.tax.as_ref()).filter(|tax| tax.inclusive).map(|tax| tax.amount.minor).sum();
+        let amounts: i64 = lines.iter().map(|line| line.amount.minor).sum();
+        Bill {
+            workspace: id("ws_").parse().expect("an id"),
+            invoice: id("inv_").parse().expect("an id"),
+            consumer: id("con_").parse().expect("an id"),
+            number: "ACME-0001".to_owned(),
+            period: october(),
+            subtotal: usd(amounts - inclusive),
+            tax: usd(tax),
+            total: usd(amounts - inclusive + tax),
+            collect_automatically: true,
+            due_days: 14,
+            lines,
+        }
+    }
+
+    /// Metadata comes in any order.
+    fn shown(request: RequestBuilder) -> String {
+        let (method, path, body) = wire(request);
+        let mut pairs: Vec<_> = url::form_urlencoded::parse(&body).map(|(name, value)| format!("{name} = {value}")).collect();
+        pairs.sort();
+        format!("{method} {path}\n{}", pairs.join("\n"))
+    }
+
+    #[test]
+    fn a_draft_is_charged_where_there_is_a_card_and_sent_where_not() {
+        let bill = bill(vec![line("Platform", None, 4900, None)]);
+        insta::assert_snapshot!(shown(bill.draft("cus_1", true).build()));
+        let sent = shown(bill.draft("cus_1", false).build());
+        assert!(sent.contains("collection_method = send_invoice\n") && sent.contains("days_until_due = 14\n"), "{sent}");
+    }
+
+    #[test]
+    fn lines_carry_final_amounts_and_our_own_tax() {
+        let bill = bill(vec![
+            line("Platform", None, 4900, vat(931, false)),
+            line("Requests", Some("130850.500"), 1190, vat(190, true)),
+            line("Credit", None, -548, None),
+        ]);
+        insta::assert_snapshot!(shown(bill.add_lines("in_1").expect("lines").build()));
+        let expected = bill.expected().expect("totals");
+        assert_eq!(
+            (expected.lines, expected.subtotal, expected.total, expected.total_excluding_tax, expected.tax),
+            (3, 5542, 6473, Some(5352), 1121)
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn however_many_lines_the_sums_stay_and_250_is_the_most(amounts in prop::collection::vec((-5000_i64..5000, 0_u8..3), 0..600)) {
+            let lines = amounts.iter().map(|(minor, tax)| {
+                let tax = match tax { 0 => None, 1 => vat(minor / 5, false), _ => vat(minor / 6, true) };
+                line("x", None, *minor, tax)
+            });
+            let bill = bill(lines.collect());
+            let sent = bill.sent_lines().expect("lines");
+            prop_assert!(sent.len() <= MOST_LINES && sent.len() >= amounts.len().min(MOST_LINES - 3));
+            let sum = |lines: &[Line]| (
+                lines.iter().map(|line| line.amount.minor).sum::<i64>(),
+                lines.iter().filter_map(|line| line.tax.as_ref()).map(|tax| tax.amount.minor).sum::<i64>(),
+            );
+            prop_assert_eq!(sum(&sent), sum(&bill.lines));
+        }
+    }
+}

@@ -60,8 +60,7 @@ pub async fn checkout_setup_url(
         .with(format!("metadata[{CONSUMER_KEY}]"), consumer.as_str())
         .with(format!("metadata[{WORKSPACE_KEY}]"), workspace.as_str());
     // Each click is a page of its own; a page that nobody opens costs nothing and expires in a day.
-    let key = format!("checkout.{}", uuid::Uuid::now_v7().simple());
-    let session: Session = stripe.post("/checkout/sessions", &form, &key).await?;
+    let session: Session = stripe.post("/checkout/sessions", &form).await?;
     let url = session.url.ok_or_else(|| StripeError::Unreadable("a new checkout session without a url".to_owned()))?;
     Url::parse(&url).map_err(|e| StripeError::Unreadable(format!("the checkout session's url: {e}")))
 }
@@ -100,7 +99,7 @@ pub async fn apply_setup_intent(app: &App, stripe: &Stripe, workspace: &Workspac
     if applied {
         return Ok(());
     }
-    make_default(stripe, customer, method, &format!("setup.{}", intent.id)).await?;
+    make_default(stripe, customer, method).await?;
     let mut tx = app.pg.begin().await?;
     sqlx::query!(
         "INSERT INTO stripe_setups (workspace_id, setup_intent, consumer_id, payment_method, applied_at) VALUES ($1, $2, $3, $4, $5)
@@ -138,7 +137,7 @@ pub async fn apply_attached(app: &App, stripe: &Stripe, workspace: &WorkspaceId,
         return Ok(());
     }
     drop(conn);
-    make_default(stripe, &customer, &method.id, &format!("attached.{}", method.id)).await?;
+    make_default(stripe, &customer, &method.id).await?;
     remember(&mut *app.pg.acquire().await?, workspace, &customer, Some(&method.id)).await?;
     Ok(())
 }
@@ -154,9 +153,9 @@ pub async fn has_payment_method(conn: &mut PgConnection, workspace: &WorkspaceId
     .await
 }
 
-async fn make_default(stripe: &Stripe, customer: &str, method: &str, key: &str) -> Result<(), StripeError> {
+async fn make_default(stripe: &Stripe, customer: &str, method: &str) -> Result<(), StripeError> {
     let form = Form::new().with("invoice_settings[default_payment_method]", method);
-    stripe.post::<serde::de::IgnoredAny>(&format!("/customers/{customer}"), &form, key).await.map(drop)
+    stripe.post::<serde::de::IgnoredAny>(&format!("/customers/{customer}"), &form).await.map(drop)
 }
 
 async fn remember(conn: &mut PgConnection, workspace: &WorkspaceId, customer: &str, method: Option<&str>) -> Result<(), sqlx::Error> {

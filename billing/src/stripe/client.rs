@@ -173,20 +173,21 @@ impl Stripe {
         answered(self.send(Call { method: "GET", path, body: &[], idempotency_key: None }).await?)?.parse()
     }
 
-    /// A POST that must succeed at once, for a caller who waits: sent up to four times with the same key.
-    pub async fn post<T: DeserializeOwned>(&self, path: &str, form: &Form, idempotency_key: &str) -> Result<T, StripeError> {
-        let (path, body) = (format!("/v1{path}"), form.encoded());
-        for attempt in 0.. {
-            let call = Call { method: "POST", path: &path, body: body.as_bytes(), idempotency_key: Some(idempotency_key) };
-            let result = self.send(call).await.and_then(answered);
-            match result {
-                Err(StripeError::Unreachable(_) | StripeError::Busy { .. }) if attempt < 3 => {
-                    tokio::time::sleep(super::verdict::backoff(attempt, rand::random())).await;
-                }
-                result => return result?.parse(),
+    /// A POST that must succeed at once, for a caller who waits, and whose repetition does no harm: sent up to four times
+    /// with a key of its own. What must happen exactly once goes through the outbox instead.
+    pub async fn post<T: DeserializeOwned>(&self, path: &str, form: &Form) -> Result<T, StripeError> {
+        let (path, body, key) = (format!("/v1{path}"), form.encoded(), format!("call.{}", uuid::Uuid::now_v7().simple()));
+        let call = || Call { method: "POST", path: &path, body: body.as_bytes(), idempotency_key: Some(&key) };
+        let mut attempt = 0;
+        loop {
+            let result = self.send(call()).await.and_then(answered);
+            let Err(StripeError::Unreachable(_) | StripeError::Busy { .. }) = result else { return result?.parse() };
+            if attempt == 3 {
+                return result?.parse();
             }
+            tokio::time::sleep(super::verdict::backoff(attempt, rand::random())).await;
+            attempt += 1;
         }
-        Err(StripeError::Bug("the loop above always returns"))
     }
 
     /// Deletes; what is already gone is fine.
@@ -212,7 +213,8 @@ fn answered(answer: Answer) -> Result<Answer, StripeError> {
     match answer.verdict() {
         Verdict::Done => Ok(answer),
         Verdict::Retry(after) => Err(StripeError::Busy { status: answer.signs.status, after }),
-        Verdict::KeySpent | Verdict::Refused => Err(answer.refusal()),
+        Verdict::KeySpent => Err(StripeError::Busy { status: answer.signs.status, after: None }),
+        Verdict::Refused => Err(answer.refusal()),
     }
 }
 

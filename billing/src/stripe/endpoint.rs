@@ -51,8 +51,7 @@ pub async fn register_webhook(app: &App, workspace: &WorkspaceId) -> Result<Opti
     for (index, kind) in KINDS.iter().enumerate() {
         form = form.with(format!("enabled_events[{index}]"), *kind);
     }
-    let key = format!("endpoint.{}", uuid::Uuid::now_v7().simple());
-    let created: Endpoint = stripe.post("/webhook_endpoints", &form, &key).await?;
+    let created: Endpoint = stripe.post("/webhook_endpoints", &form).await?;
     let secret = created.secret.ok_or_else(|| StripeError::Unreadable("a new webhook endpoint without a secret".to_owned()))?;
     settings::add_webhook_secret(&mut tx, &app.config.billing, workspace, &secret).await?;
     sqlx::query!(
