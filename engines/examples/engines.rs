@@ -50,7 +50,9 @@ async fn main() -> Result<()> {
             options.progress = Progress::new(|engine, event| eprintln!("{engine:<12}{event}"));
             let engines = Engines::start(options).await?;
             println!("{}", serde_json::to_string_pretty(engines.addresses())?);
+            let mut terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
             let ended = tokio::select! {
+                _ = terminated.recv() => Ok(()),
                 _ = tokio::signal::ctrl_c() => Ok(()),
                 failure = engines.failed() => Err(failure.into()),
             };

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use crate::artefacts::Artefacts;
 use crate::child::{Recipe, family, stands_still};
@@ -100,6 +101,8 @@ pub struct Engines {
     addresses: Addresses,
     progress: Progress,
     keepers: Mutex<BTreeMap<String, Keeper>>,
+    /// The first engine that was given up.
+    failure: watch::Sender<Option<String>>,
 }
 
 impl Engines {
@@ -107,8 +110,14 @@ impl Engines {
     pub async fn start(options: Options) -> Result<Self, Error> {
         let artefacts = Artefacts::find(options.artefacts.as_deref())?;
         let data = DataDir::open(&options.data_dir)?;
-        let mut engines =
-            Self { data, artefacts, addresses: Addresses::default(), progress: options.progress.clone(), keepers: Mutex::default() };
+        let mut engines = Self {
+            data,
+            artefacts,
+            addresses: Addresses::default(),
+            progress: options.progress.clone(),
+            keepers: Mutex::default(),
+            failure: watch::Sender::new(None),
+        };
         // Preparing waits for processes and disks, so it happens off the runtime, each engine beside the others.
         let prepared = tokio::task::spawn_blocking(move || engines.prepare(&options).map(|()| engines)).await;
         engines = prepared.map_err(|error| Error::Thread(error.to_string()))??;
@@ -234,8 +243,16 @@ impl Engines {
 
     /// Starts and keeps any program as an engine, in place of one of the same name.
     pub fn spawn_named(&self, name: &str, recipe: Recipe, ready: Ready) -> Result<(), Error> {
-        self.keepers().remove(name);
-        let keeper = Keeper::start(name, recipe, ready, self.progress.clone()).map_err(|source| Error::prepare(name, &source))?;
+        let predecessor = self.keepers().remove(name);
+        drop(predecessor); // waits for its process to end, so not under the lock
+        let (listener, failure) = (self.progress.clone(), self.failure.clone());
+        let progress = Progress::new(move |engine, event| {
+            listener.send(engine, event.clone());
+            if let Event::Failed(sentence) = event {
+                failure.send_replace(Some(sentence.clone()));
+            }
+        });
+        let keeper = Keeper::start(name, recipe, ready, progress).map_err(|source| Error::prepare(name, &source))?;
         self.keepers().insert(name.to_owned(), keeper);
         Ok(())
     }
@@ -281,22 +298,16 @@ impl Engines {
 
     /// Completes when an engine is given up: the sentence to end with.
     pub async fn failed(&self) -> Error {
-        let watches: Vec<_> = self.keepers().values().map(Keeper::state).collect();
-        let failures = watches.into_iter().map(|mut state| {
-            Box::pin(async move {
-                match state.wait_for(|state| matches!(state, State::Failed(_))).await.map(|state| state.clone()) {
-                    Ok(State::Failed(sentence)) => Error::GivenUp(sentence),
-                    _ => std::future::pending().await,
-                }
-            })
-        });
-        futures::future::select_all(failures).await.0
+        let mut failure = self.failure.subscribe();
+        match failure.wait_for(Option::is_some).await.map(|sentence| sentence.clone()) {
+            Ok(Some(sentence)) => Error::GivenUp(sentence),
+            _ => std::future::pending().await,
+        }
     }
 
     /// `kill -9`, as a fault; the engine is started again. Returns when the process is gone.
     pub async fn kill(&self, name: &str) -> Result<(), Error> {
-        let mut state = self.watch(name)?;
-        let before = state.borrow_and_update().clone();
+        let (mut state, before) = self.living(name)?;
         self.with(name, |keeper| keeper.signal(Signal::SIGKILL, false))?;
         let _ = state.wait_for(|state| *state != before).await;
         Ok(())
@@ -304,8 +315,7 @@ impl Engines {
 
     /// Ends an engine in an orderly way and waits until the next process of it answers.
     pub async fn restart(&self, name: &str) -> Result<(), Error> {
-        let mut state = self.watch(name)?;
-        let before = state.borrow_and_update().clone();
+        let (mut state, before) = self.living(name)?;
         self.with(name, Keeper::restart)?;
         let _ = state.wait_for(|state| *state != before).await;
         self.ready(name).await
@@ -345,7 +355,18 @@ impl Engines {
         let _ = tokio::task::spawn_blocking(move || drop(self)).await;
     }
 
-    fn watch(&self, name: &str) -> Result<tokio::sync::watch::Receiver<State>, Error> {
+    /// The state of an engine that has a process, or soon will.
+    fn living(&self, name: &str) -> Result<(watch::Receiver<State>, State), Error> {
+        let mut state = self.watch(name)?;
+        let now = state.borrow_and_update().clone();
+        match now {
+            State::Failed(sentence) => Err(Error::GivenUp(sentence)),
+            State::Down | State::Stopped => Err(Error::GivenUp(format!("{name} does not run"))),
+            State::Starting { .. } | State::Ready { .. } => Ok((state, now)),
+        }
+    }
+
+    fn watch(&self, name: &str) -> Result<watch::Receiver<State>, Error> {
         self.with(name, Keeper::state)
     }
 

@@ -41,7 +41,7 @@ pub fn prepare(data: &DataDir, progress: &Progress, port: Option<u16>) -> Result
     let (cluster, socket) = (home.join("data"), socket_directory(&home, account.as_ref()).map_err(failed)?);
     let recipe = |name: &str| {
         let mut recipe = Recipe::new(programs.join(name), &home, &data.log(NAME)).env("TZ", "UTC").env("LC_ALL", "C");
-        recipe.user = account.clone();
+        recipe.user.clone_from(&account);
         recipe
     };
 

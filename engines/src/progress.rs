@@ -39,7 +39,9 @@ impl fmt::Display for Event {
 
 /// Where events go.
 #[derive(Clone)]
-pub struct Progress(Arc<dyn Fn(&str, &Event) + Send + Sync>);
+pub struct Progress(Arc<Listener>);
+
+type Listener = dyn Fn(&str, &Event) + Send + Sync;
 
 impl Progress {
     pub fn new(listener: impl Fn(&str, &Event) + Send + Sync + 'static) -> Self {

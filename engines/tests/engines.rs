@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use clickhouse::{Client, Row};
 use farebox_engines::child::family;
-use farebox_engines::{Engines, Error, NAME_CLICKHOUSE, NAME_KAFKA, NAME_POSTGRES, NAME_STRIPE, Options, Progress, With};
+use farebox_engines::{Engines, Error, NAME_CLICKHOUSE, NAME_ENVOY, NAME_KAFKA, NAME_POSTGRES, NAME_STRIPE, Options, Progress, With};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -307,3 +307,40 @@ async fn what_cannot_work_is_said_in_a_sentence() {
     let told = told.lock().expect("not poisoned").clone();
     assert_eq!(told.iter().filter(|line| line.contains("starting again in")).count(), 4, "{told:#?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn envoy_runs_with_the_configuration_it_is_given() {
+    let scratch = Scratch::new("envoy");
+    let engines = Engines::start(options(&scratch.0, With { kafka: false, clickhouse: false, postgres: false, stripe: false })).await;
+    let engines = engines.expect("nothing to start");
+    let port = farebox_engines::ports::choose(None, None, &mut Vec::new());
+    let configuration = scratch.0.join("envoy.yaml");
+    std::fs::write(&configuration, ENVOY.replace("PORT", &port.to_string())).expect("a file");
+    engines.start_envoy(&configuration, port).expect("Envoy is here");
+    engines.ready(NAME_ENVOY).await.expect("it answers");
+    let answer = reqwest::get(format!("http://127.0.0.1:{port}/")).await.expect("an answer").text().await.expect("text");
+    assert_eq!(answer, "through Envoy");
+    engines.stop().await;
+}
+
+const ENVOY: &str = r#"
+static_resources:
+  listeners:
+    - address: { socket_address: { address: 127.0.0.1, port_value: PORT } }
+      filter_chains:
+        - filters:
+            - name: envoy.filters.network.http_connection_manager
+              typed_config:
+                "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+                stat_prefix: test
+                http_filters:
+                  - name: envoy.filters.http.router
+                    typed_config: { "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }
+                route_config:
+                  virtual_hosts:
+                    - name: all
+                      domains: ["*"]
+                      routes:
+                        - match: { prefix: "/" }
+                          direct_response: { status: 200, body: { inline_string: "through Envoy" } }
+"#;

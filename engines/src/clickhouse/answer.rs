@@ -1,5 +1,6 @@
 //! Responses, with the headers and the error framing of ClickHouse's server.
 
+use std::convert::Infallible;
 use std::io::Write;
 
 use axum::body::Body;
@@ -78,9 +79,9 @@ pub fn success(front: &Front, reply: Reply, shape: &Shape) -> Response<Body> {
     }));
     let body = parts.map(move |part| part.unwrap_or_else(|failure| late_failure(&failure, &version, &trailer_tag)));
     let body = match shape.encoding {
-        Encoding::Plain => Body::from_stream(body.map(infallible)),
-        Encoding::Blocks => Body::from_stream(body.map(|part| infallible(codec::encode_block(&part).into()))),
-        Encoding::Gzip => Body::from_stream(gzip(body).map(infallible)),
+        Encoding::Plain => Body::from_stream(body.map(Ok::<_, Infallible>)),
+        Encoding::Blocks => Body::from_stream(body.map(|part| Ok::<_, Infallible>(Bytes::from(codec::encode_block(&part))))),
+        Encoding::Gzip => Body::from_stream(gzip(body).map(Ok::<_, Infallible>)),
     };
     let mut response = Response::new(body);
     common(&mut response, front, &shape.query_id);
@@ -137,10 +138,6 @@ fn split(mut bytes: Bytes) -> Vec<Bytes> {
         pieces.push(bytes);
     }
     pieces
-}
-
-fn infallible(part: Bytes) -> Result<Bytes, std::convert::Infallible> {
-    Ok(part)
 }
 
 /// Compresses piece by piece, then ends the stream.

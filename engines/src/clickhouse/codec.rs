@@ -20,7 +20,7 @@ const LARGEST_BLOCK: usize = 1 << 30;
 pub enum Decoder {
     Plain,
     Blocks(Vec<u8>),
-    Gzip(flate2::write::GzDecoder<Vec<u8>>),
+    Gzip(Box<flate2::write::GzDecoder<Vec<u8>>>),
 }
 
 impl Decoder {
@@ -28,7 +28,7 @@ impl Decoder {
         match content_encoding {
             None | Some("" | "identity") if blocks => Ok(Self::Blocks(Vec::new())),
             None | Some("" | "identity") => Ok(Self::Plain),
-            Some("gzip") if !blocks => Ok(Self::Gzip(flate2::write::GzDecoder::new(Vec::new()))),
+            Some("gzip") if !blocks => Ok(Self::Gzip(Box::new(flate2::write::GzDecoder::new(Vec::new())))),
             Some(other) => Err(Failure::new(
                 48,
                 "NOT_IMPLEMENTED",
@@ -73,7 +73,7 @@ fn decode_block(input: &[u8], out: &mut Vec<u8>) -> Result<Option<usize>, Failur
     let Some(header) = input.get(CHECKSUM..CHECKSUM + HEADER) else { return Ok(None) };
     let size = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]) as usize;
     let (compressed, original) = (size(1), size(5));
-    if compressed < HEADER || compressed > LARGEST_BLOCK || original > LARGEST_BLOCK {
+    if !(HEADER..=LARGEST_BLOCK).contains(&compressed) || original > LARGEST_BLOCK {
         return Err(broken("the size of a block is out of range"));
     }
     let Some(block) = input.get(CHECKSUM..CHECKSUM + compressed) else { return Ok(None) };

@@ -52,8 +52,8 @@ pub enum Error {
     Listen { address: SocketAddr, source: std::io::Error },
 }
 
-/// Statements that run at once.
-const THREADS: usize = 8;
+/// Statements that run at once. More than cores, for some of them wait for a slow reader.
+const THREADS: usize = 16;
 /// A process killed a moment ago may still hold its files.
 const PREDECESSOR: Duration = Duration::from_secs(10);
 

@@ -72,7 +72,9 @@ impl Request {
             "session_id" => {
                 return Err(Failure::new(48, "NOT_IMPLEMENTED", "Sessions are not kept here: send each query without session_id"));
             }
+            "readonly" if on(&value) => self.readonly = true,
             "query_id"
+            | "readonly"
             | "database"
             | "quota_key"
             | "buffer_size"
@@ -84,8 +86,6 @@ impl Request {
             | "client_protocol_version"
             | "http_zlib_compression_level"
             | "send_progress_in_http_headers" => {}
-            "readonly" if on(&value) => self.readonly = true,
-            "readonly" => {}
             setting if !setting.is_empty() && setting.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') => {
                 self.settings.push((setting.into(), value));
             }

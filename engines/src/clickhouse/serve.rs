@@ -25,7 +25,7 @@ use super::workers::{Statement, Workers, can_stream};
 /// The text of a query, and data inline with it.
 const LARGEST_QUERY: usize = 64 << 20;
 /// The data of one insert, uncompressed.
-const LARGEST_INSERT: usize = 2 << 30;
+const LARGEST_INSERT: usize = 1 << 30;
 
 /// What every request needs.
 pub struct Front {

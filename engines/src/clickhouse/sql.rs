@@ -58,9 +58,8 @@ fn insert<'a>(sql: &'a [u8], tokens: Tokens<'a>) -> Result<Statement<'a>, Refusa
     for skipped in 0.. {
         match tokens.next() {
             Some(token) if token.is(sql, "INTO") || token.is(sql, "TABLE") || token.is(sql, "FUNCTION") => {}
-            Some(_) => break,
             None if skipped == 0 => return Ok(Statement::Query(plain(text(sql)?))),
-            None => break,
+            _ => break,
         }
     }
     while let Some(token) = tokens.next() {
@@ -193,7 +192,6 @@ impl Token {
 }
 
 /// ClickHouse's tokens, as far as quotes, comments and brackets go.
-#[derive(Clone, Copy)]
 struct Tokens<'a> {
     sql: &'a [u8],
     at: usize,
