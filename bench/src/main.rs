@@ -1,1 +1,65 @@
-fn main() {}
+//! Benchmarks that mean something on any machine: each measures Farebox and a bare yardstick in the same run, on the
+//! same engines, and holds the ratio of the two against what must be kept.
+//!
+//! 1. [`collector`]: `POST /v1/events` against a loop of axum, serde and rdkafka that promises the same (202 only after
+//!    all brokers acknowledged).
+//! 2. [`pipeline`]: from Kafka until every row can be seen in ClickHouse, against inserting the same rows directly.
+//!
+//! `cargo run --release -p farebox-bench -- --data DIR` uses the engines of a running `farebox up`, in databases and
+//! topics of its own that it removes. Without `--release` the ratios are worse, because only our side is unoptimised.
+#![forbid(unsafe_code)]
+
+mod bare;
+mod collector;
+mod engines;
+mod load;
+mod pipeline;
+mod report;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+
+use crate::engines::Bench;
+use crate::report::Report;
+
+#[derive(Debug, Parser)]
+#[command(name = "farebox-bench", about = "Ratios to limits measured in the same run")]
+struct Arguments {
+    /// Data directory of a running `farebox up`, whose engines are used.
+    #[arg(long, env = "FAREBOX_DATA", default_value = "data")]
+    data: PathBuf,
+    /// A file with the engines' addresses instead.
+    #[arg(long, env = "FAREBOX_TEST_ENGINES")]
+    engines: Option<PathBuf>,
+    /// Seconds for each measurement of the collector; each is made three times on both sides, in turns.
+    #[arg(long, default_value_t = 3)]
+    seconds: u64,
+    /// Events through the pipeline.
+    #[arg(long, default_value_t = 200_000)]
+    events: usize,
+    /// Exit with 1 when a ratio is below what must be kept.
+    #[arg(long)]
+    check: bool,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<ExitCode> {
+    let arguments = Arguments::parse();
+    let file = arguments.engines.clone().unwrap_or_else(|| arguments.data.join("engines.json"));
+    let bench = Bench::start(&file).await?;
+    let mut report = Report::default();
+    let measured = measure(&bench, &arguments, &mut report).await;
+    bench.remove().await?;
+    measured?;
+    println!("{report}");
+    Ok(if arguments.check && !report.holds() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+async fn measure(bench: &Bench, arguments: &Arguments, report: &mut Report) -> anyhow::Result<()> {
+    // First, while the topic holds nothing else.
+    pipeline::measure(bench, arguments.events.max(1000), report).await?;
+    collector::measure(bench, Duration::from_secs(arguments.seconds.max(1)), report).await
+}

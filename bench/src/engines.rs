@@ -1,0 +1,75 @@
+//! The engines of a running instance, with databases and topics of this run's own, removed at its end.
+
+use std::path::Path;
+use std::str::FromStr;
+
+use anyhow::Context;
+use farebox_core::App;
+use farebox_core::config::Config;
+use farebox_core::kafka::{DEAD_LETTERS, DECISIONS, EVENTS};
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use serde::Deserialize;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
+
+/// What `farebox up` writes to `engines.json`.
+#[derive(Deserialize)]
+struct Addresses {
+    kafka_brokers: String,
+    clickhouse_url: String,
+    clickhouse_user: String,
+    clickhouse_password: String,
+    postgres_url: String,
+}
+
+pub struct Bench {
+    pub app: App,
+    name: String,
+    postgres: PgConnectOptions,
+}
+
+impl Bench {
+    pub async fn start(file: &Path) -> anyhow::Result<Self> {
+        let text = std::fs::read(file).with_context(|| {
+            format!(
+                "the engines were not found: {} cannot be read. Start them with `farebox up` and point --data at its directory",
+                file.display()
+            )
+        })?;
+        let found: Addresses =
+            serde_json::from_slice(&text).with_context(|| format!("{} does not hold the engines' addresses", file.display()))?;
+        let name = format!("farebox_bench_{}", std::process::id());
+        let postgres = PgConnectOptions::from_str(&found.postgres_url)?;
+        // The name is ours and has only letters, digits and underscores.
+        let create = AssertSqlSafe(format!("CREATE DATABASE {name}"));
+        sqlx::query(create).execute(&mut PgConnection::connect_with(&postgres).await?).await?;
+
+        let mut config = Config::default();
+        config.postgres.url = postgres.clone().database(&name).to_url_lossy().to_string();
+        config.clickhouse.url = found.clickhouse_url;
+        config.clickhouse.user = found.clickhouse_user;
+        config.clickhouse.password = found.clickhouse_password;
+        config.clickhouse.database.clone_from(&name);
+        config.kafka.brokers = found.kafka_brokers;
+        config.kafka.prefix = format!("{name}.");
+        config.kafka.replication = 1;
+        let app = App::connect(config).await?;
+        app.migrate().await?;
+        Ok(Self { app, name, postgres })
+    }
+
+    pub async fn remove(self) -> anyhow::Result<()> {
+        let kafka = &self.app.kafka;
+        let topics = [EVENTS, DEAD_LETTERS, DECISIONS].map(|topic| kafka.name(topic));
+        let admin: AdminClient<DefaultClientContext> =
+            ClientConfig::new().set("bootstrap.servers", &self.app.config.kafka.brokers).create()?;
+        admin.delete_topics(&topics.each_ref().map(String::as_str), &AdminOptions::new()).await?;
+        self.app.clickhouse.query("DROP DATABASE ?").bind(clickhouse::sql::Identifier(&self.name)).execute().await?;
+        self.app.pg.close().await;
+        let drop = AssertSqlSafe(format!("DROP DATABASE {} WITH (FORCE)", self.name));
+        sqlx::query(drop).execute(&mut PgConnection::connect_with(&self.postgres).await?).await?;
+        Ok(())
+    }
+}
