@@ -13,6 +13,8 @@ use crate::BillingError;
 use crate::rating::LineKind;
 use crate::rating::plan::Collect;
 
+pub use crate::preview::preview;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize, sqlx::Type, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[sqlx(type_name = "text", rename_all = "snake_case")]

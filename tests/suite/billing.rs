@@ -224,6 +224,33 @@ pub async fn many_workers_close_a_month_exactly_once(suite: &Suite) {
     assert_eq!((subscriptions.len(), numbers), (12, expected));
 }
 
+/// What the preview gathers is what the invoice says when nothing more happens.
+pub async fn a_preview_is_the_invoice_to_come(suite: &Suite) {
+    let app = &suite.app;
+    let now = farebox_core::clock::now();
+    let this = calendar::period_of(now, ZONE).expect("a month");
+    let started = this.start.format("%Y-%m-%dT%H:%M:%SZ");
+    let consumers =
+        format!("  - {{name: a, address: {{country: DE}}, subjects: [a], subscriptions: [{{plan: growth, from: {started}}}]}}\n");
+    let business = Business::new(app, &consumers).await;
+    business.send(app, "a", Period { start: this.start, end: this.start + TimeDelta::hours(1) }, 30, 2).await;
+    timelines::sync(app).await.expect("copied");
+    let mut conn = app.pg.acquire().await.expect("PostgreSQL");
+    let subscription = subscriptions::list(&mut conn, &business.ws, None, 1, "").await.expect("listed").remove(0);
+    let preview = invoices::preview(app, &business.ws, &subscription.id).await.expect("previewed");
+    // 49 for this month, 49 for the next in advance, 20 × 0.5; and 19 %.
+    assert_eq!((preview.period, preview.subtotal.to_string(), preview.total.to_string()), (this, "108.00".to_owned(), "128.52".to_owned()));
+    let ahead = (this.end - now + TimeDelta::minutes(10)).num_seconds();
+    assert!(workspace::advance_clock(&mut conn, &business.ws, ahead).await.expect("PostgreSQL"));
+    close::close_period(app, &business.ws, this).await.expect("closes");
+    let invoice = business.invoices(app).await.remove(0);
+    assert_eq!(invoice.total, preview.total);
+    assert_eq!(
+        invoice.lines.iter().map(|l| &l.explanation).collect::<Vec<_>>(),
+        preview.lines.iter().map(|l| &l.explanation).collect::<Vec<_>>()
+    );
+}
+
 /// A change in the middle of a month, a cancellation, and what was paid in advance for the time after.
 pub async fn changes_cut_usage_and_fees_at_their_instant(suite: &Suite) {
     let app = &suite.app;
@@ -348,4 +375,45 @@ pub async fn a_test_clock_ends_trials_and_periods(suite: &Suite) {
     );
     let converted = revenue::free_to_paid(&mut conn, &business.ws).await.expect("listed");
     assert_eq!(converted.iter().map(|c| c.at).collect::<Vec<_>>(), [trial_end]);
+}
+
+/// For each named point: a close of a workspace of its own is started by `close_and_die`, which must have died there;
+/// then closed again. There is one invoice for each subscription, with the right total and the next number.
+pub async fn dies_and_recovers_at(suite: &Suite, points: &[&str], close_and_die: impl AsyncFn(&WorkspaceId, &str, &str)) {
+    let app = &suite.app;
+    let now = farebox_core::clock::now();
+    let this = calendar::period_of(now, ZONE).expect("a month");
+    let month = calendar::name(this, ZONE);
+    for point in points {
+        let started = this.start.format("%Y-%m-%dT%H:%M:%SZ");
+        let consumers = format!(
+            "  - {{name: a, subjects: [a], subscriptions: [{{plan: growth, from: {started}}}]}}\n  - {{name: b, subjects: [b], subscriptions: [{{plan: scale, from: {started}}}]}}\n"
+        );
+        let business = Business::new(app, &consumers).await;
+        business.send(app, "a", Period { start: this.start, end: this.start + TimeDelta::hours(1) }, 30, 1).await;
+        business.send(app, "b", Period { start: this.start, end: this.start + TimeDelta::hours(1) }, 40, 2).await;
+        // Ten minutes after the month: a person may close it, and the scheduled close of the running system still waits.
+        let ahead = (this.end - now + TimeDelta::minutes(10)).num_seconds();
+        let mut conn = app.pg.acquire().await.expect("PostgreSQL");
+        assert!(workspace::advance_clock(&mut conn, &business.ws, ahead).await.expect("PostgreSQL"));
+        close_and_die(&business.ws, &month, point).await;
+        let left = business.invoices(app).await.len();
+        assert!(
+            left < 2 || *point == "close.issued" || *point == "close.drafted" || *point == "close.before_issue_commit",
+            "{point}: {left} invoices"
+        );
+
+        let report = close::close_period(app, &business.ws, this).await.expect("closes");
+        assert_eq!((report.invoices, report.problems.len(), report.busy), (2, 0, 0), "{point}: {report:?}");
+        let found = business.invoices(app).await;
+        // 49 + 49 + 20 × 0.5; 99 + 99 + 40 × 0.1.
+        let totals: BTreeSet<_> = found.iter().map(|invoice| (invoice.buyer["name"].to_string(), invoice.total.to_string())).collect();
+        assert_eq!(
+            totals,
+            BTreeSet::from([("\"a\"".to_owned(), "108.00".to_owned()), ("\"b\"".to_owned(), "202.00".to_owned())]),
+            "{point}"
+        );
+        let numbers: BTreeSet<_> = found.iter().filter_map(|invoice| invoice.number.clone()).collect();
+        assert_eq!(numbers, BTreeSet::from(["ACME-000001".to_owned(), "ACME-000002".to_owned()]), "{point}");
+    }
 }

@@ -40,7 +40,7 @@ pub async fn close_period(app: &App, ws: &WorkspaceId, period: Period) -> Result
         return Err(BillingError::invalid("/period", "is a month of the workspace's calendar, such as 2026-10"));
     }
     may_close(app, &workspace, period).await?;
-    run_close(app, &workspace, period).await
+    run_close(app, &workspace, period, true).await
 }
 
 /// Refuses while events of the period may still be on their way.
@@ -76,7 +76,8 @@ async fn may_close(app: &App, workspace: &Workspace, period: Period) -> Result<(
     ))
 }
 
-async fn run_close(app: &App, workspace: &Workspace, period: Period) -> Result<CloseReport, BillingError> {
+/// `wait`: what another worker has in hand is waited for, so that the report is complete; else it is left to them.
+async fn run_close(app: &App, workspace: &Workspace, period: Period, wait: bool) -> Result<CloseReport, BillingError> {
     let mut report = CloseReport::new(workspace, period);
     let run = report::start(&mut *app.pg.acquire().await?, workspace, period).await?;
     faults::point("close.started");
@@ -90,20 +91,26 @@ async fn run_close(app: &App, workspace: &Workspace, period: Period) -> Result<C
     }
     let mut work = futures::stream::iter(open)
         .map(|open| async move {
-            let result = close_subscription(app, workspace, &open, period.end).await;
-            (open.subscription, result)
+            let result = close_subscription(app, workspace, &open, period.end, false).await;
+            (open, result)
         })
         .buffer_unordered(AT_ONCE);
-    while let Some((subscription, result)) = work.next().await {
+    let mut busy = Vec::new();
+    while let Some((open, result)) = work.next().await {
         match result {
-            Ok(done) => report.add(done),
-            Err(error) => {
-                tracing::error!(workspace = workspace.name, %subscription, "a subscription's period could not be closed: {error}");
-                report.problems.push(CloseProblem { subscription, detail: error.to_string() });
+            Ok(done) if done.busy && wait => {
+                report.issued += done.issued.len();
+                busy.push(open);
             }
+            result => report.add(workspace, open.subscription, result),
         }
     }
     drop(work);
+    // One after the other: whoever waits for a lock holds a connection that the one who has it may need.
+    for open in busy {
+        let result = close_subscription(app, workspace, &open, period.end, true).await;
+        report.add(workspace, open.subscription, result);
+    }
     let mut conn = app.pg.acquire().await?;
     report.totals(&mut conn, &workspace.id, period).await?;
     report::finish(&mut conn, run, &report).await?;
@@ -119,7 +126,13 @@ pub struct Done {
 }
 
 /// Closes its open periods that end by `until`, in their order.
-async fn close_subscription(app: &App, workspace: &Workspace, open: &schedule::Open, until: DateTime<Utc>) -> Result<Done, BillingError> {
+async fn close_subscription(
+    app: &App,
+    workspace: &Workspace,
+    open: &schedule::Open,
+    until: DateTime<Utc>,
+    wait: bool,
+) -> Result<Done, BillingError> {
     let mut done = Done::default();
     let mut from = open.from;
     loop {
@@ -127,7 +140,7 @@ async fn close_subscription(app: &App, workspace: &Workspace, open: &schedule::O
         if period.end > until || open.until.is_some_and(|end| end <= period.start.max(from)) {
             return Ok(done);
         }
-        match close_one(app, workspace, &open.subscription, period).await? {
+        match close_one(app, workspace, &open.subscription, period, wait).await? {
             One::Issued(id) => done.issued.push(id),
             One::Before => {}
             One::Busy => {
@@ -146,13 +159,18 @@ enum One {
     Busy,
 }
 
-async fn close_one(app: &App, workspace: &Workspace, id: &SubscriptionId, period: Period) -> Result<One, BillingError> {
+async fn close_one(app: &App, workspace: &Workspace, id: &SubscriptionId, period: Period, wait: bool) -> Result<One, BillingError> {
     let now = workspace.clock.now();
     let mut transaction = app.pg.begin().await?;
     let key = format!("close {id}");
-    let mine = sqlx::query_scalar!(r#"SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0)) AS "mine!""#, key)
-        .fetch_one(&mut *transaction)
-        .await?;
+    let mine = if wait {
+        sqlx::query!("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", key).execute(&mut *transaction).await?;
+        true
+    } else {
+        sqlx::query_scalar!(r#"SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0)) AS "mine!""#, key)
+            .fetch_one(&mut *transaction)
+            .await?
+    };
     if !mine {
         return Ok(One::Busy);
     }

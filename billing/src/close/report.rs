@@ -20,7 +20,7 @@ pub struct CloseReport {
     pub to: DateTime<Utc>,
     /// Invoices issued by this run, those of earlier periods left open included.
     pub issued: usize,
-    /// Subscriptions that another worker has in hand.
+    /// Subscriptions left to another worker that has them in hand; none when a person closes.
     pub busy: usize,
     /// All invoices of this period, whoever issued them.
     pub invoices: i64,
@@ -60,9 +60,17 @@ impl CloseReport {
         }
     }
 
-    pub(super) fn add(&mut self, done: super::Done) {
-        self.issued += done.issued.len();
-        self.busy += usize::from(done.busy);
+    pub(super) fn add(&mut self, workspace: &Workspace, subscription: SubscriptionId, result: Result<super::Done, BillingError>) {
+        match result {
+            Ok(done) => {
+                self.issued += done.issued.len();
+                self.busy += usize::from(done.busy);
+            }
+            Err(error) => {
+                tracing::error!(workspace = workspace.name, %subscription, "a subscription's period could not be closed: {error}");
+                self.problems.push(CloseProblem { subscription, detail: error.to_string() });
+            }
+        }
     }
 
     pub(super) async fn totals(&mut self, conn: &mut PgConnection, ws: &WorkspaceId, period: Period) -> Result<(), BillingError> {

@@ -61,7 +61,9 @@ pub async fn due(app: &App) -> Result<Vec<Due>, BillingError> {
 /// Closes all that is due, once.
 pub async fn run_due(app: &App) -> Result<(), BillingError> {
     for due in due(app).await? {
-        let report = super::close_period(app, &due.workspace, due.period).await?;
+        let workspace =
+            workspace::by_id(&mut *app.pg.acquire().await?, &due.workspace).await?.ok_or(BillingError::NotFound("workspace"))?;
+        let report = super::run_close(app, &workspace, due.period, false).await?;
         if report.issued > 0 || !report.problems.is_empty() {
             tracing::info!(workspace = %report.workspace, period = report.period, issued = report.issued, problems = report.problems.len(), "a month was closed");
         }

@@ -1,4 +1,5 @@
-use axum::extract::{Query, State};
+use axum::body::Bytes;
+use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
 use farebox_core::App;
@@ -7,6 +8,7 @@ use farebox_core::problem::Problem;
 use farebox_core::workspace;
 use serde::Deserialize;
 
+use super::Params;
 use crate::catalog::{self, Applied};
 
 #[derive(Deserialize, utoipa::IntoParams)]
@@ -28,11 +30,12 @@ pub(super) struct Options {
 pub(super) async fn apply(
     State(app): State<App>,
     Caller(caller): Caller,
-    Query(options): Query<Options>,
-    text: String,
+    Params(options): Params<Options>,
+    body: Bytes,
 ) -> Result<axum::Json<Applied>, Problem> {
     caller.require(Scope::Manage)?;
-    let parsed = catalog::parse(&text).map_err(|errors| catalog::problem(&errors))?;
+    let text = std::str::from_utf8(&body).map_err(|_| Problem::bad_request("unreadable-body", "The catalogue is not UTF-8 text."))?;
+    let parsed = catalog::parse(text).map_err(|errors| catalog::problem(&errors))?;
     let mut conn = app.pg.acquire().await?;
     let own = workspace::by_id(&mut conn, &caller.workspace).await.map_err(|e| Problem::internal(&e))?;
     if own.as_ref().is_none_or(|own| own.name != parsed.workspace) {

@@ -1,10 +1,11 @@
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use farebox_core::App;
 use farebox_core::auth::{Caller, Scope};
 use farebox_core::http::{Page, Paging};
 use farebox_core::ids::InvoiceId;
 use farebox_core::problem::Problem;
 
+use super::Params;
 use crate::audit::{self, AuditReport};
 use crate::invoices::{self, Invoice, InvoiceFilter};
 
@@ -17,8 +18,8 @@ fn id_of(text: &str) -> Result<InvoiceId, Problem> {
 pub(super) async fn list(
     State(app): State<App>,
     Caller(caller): Caller,
-    Query(paging): Query<Paging>,
-    Query(filter): Query<InvoiceFilter>,
+    Params(paging): Params<Paging>,
+    Params(filter): Params<InvoiceFilter>,
 ) -> Result<axum::Json<Page<Invoice>>, Problem> {
     caller.require(Scope::Finance)?;
     let (limit, after) = paging.resolve()?;

@@ -1,4 +1,4 @@
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use chrono::{DateTime, Utc};
 use farebox_core::App;
 use farebox_core::audit_log;
@@ -9,6 +9,7 @@ use farebox_core::problem::Problem;
 use serde::Deserialize;
 use serde_json::json;
 
+use super::Params;
 use crate::preview::Preview;
 use crate::subscriptions::{self, Subscription, When};
 
@@ -28,8 +29,8 @@ fn id_of(text: &str) -> Result<SubscriptionId, Problem> {
 pub(super) async fn list(
     State(app): State<App>,
     Caller(caller): Caller,
-    Query(paging): Query<Paging>,
-    Query(filter): Query<Filter>,
+    Params(paging): Params<Paging>,
+    Params(filter): Params<Filter>,
 ) -> Result<axum::Json<Page<Subscription>>, Problem> {
     caller.require(Scope::Read)?;
     let (limit, after) = paging.resolve()?;
