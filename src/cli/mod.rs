@@ -1,0 +1,144 @@
+//! The commands. Exit codes: 0 done, 1 failed, 2 usage.
+
+pub mod catalog;
+pub mod closing;
+mod letters;
+mod records;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use farebox_core::config::Config;
+use farebox_core::{App, telemetry};
+use tokio::net::TcpListener;
+
+use crate::instance::Find;
+use crate::roles::{self, Role};
+use crate::{demo, simulate, up};
+
+/// API monetization and analytics: every request counted exactly once, every number traced back to the requests
+/// behind it.
+#[derive(Debug, Parser)]
+#[command(name = "farebox", version)]
+struct Cli {
+    #[command(flatten)]
+    find: Find,
+    /// Configuration file; `FAREBOX_*` variables override it.
+    #[arg(long, env = "FAREBOX_CONFIG", default_value = "farebox.toml", global = true)]
+    config: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Everything on this machine: engines and all roles.
+    Up(up::Options),
+    /// Roles of this process, with external engines from the configuration.
+    Serve {
+        /// Which roles; all unless given.
+        #[arg(long, value_delimiter = ',')]
+        roles: Vec<Role>,
+    },
+    /// Apply the migrations of PostgreSQL and ClickHouse and create the topics.
+    Migrate,
+    /// Verify the configuration and that every engine answers.
+    Check,
+    /// `up`, then a business that has lived for three months, and live traffic through a real gateway.
+    Demo(demo::Options),
+    /// Meters, plans and APIs as code.
+    #[command(subcommand)]
+    Catalog(catalog::Command),
+    /// Traffic whose truth is known, with duplicates, late and malformed events at given shares.
+    Simulate(simulate::Options),
+    /// Send dead letters through ingest again, after a fix. Harmless to repeat.
+    Replay(letters::Replay),
+    /// Rate usage offline: lines as JSON.
+    Rate(closing::Rate),
+    /// Derive numbers again from the raw events and name every difference.
+    #[command(subcommand)]
+    Audit(closing::Audit),
+    /// Close every subscription period that ended in a month.
+    Close(closing::Close),
+    /// A fresh one-time sign-in link for the owner.
+    LoginLink,
+    /// Engine processes that `up` starts.
+    #[command(subcommand, hide = true)]
+    Engine(farebox_engines::cli::EngineCommand),
+}
+
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("farebox: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    let quiet = !matches!(cli.command, Command::Serve { .. });
+    telemetry::init_logs(if quiet { "warn" } else { "info" }, false);
+    telemetry::metrics();
+    let runtime = tokio::runtime::Runtime::new()?;
+    runtime.block_on(dispatch(cli))
+}
+
+async fn dispatch(cli: Cli) -> anyhow::Result<()> {
+    let find = &cli.find;
+    match cli.command {
+        Command::Engine(engine) => farebox_engines::cli::run(engine).await,
+        Command::Up(options) => up::run(find, &options).await,
+        Command::Demo(options) => demo::run(find, &options).await,
+        Command::Serve { roles } => serve(&cli.config, &roles).await,
+        Command::Migrate => {
+            App::connect(Config::load(&cli.config)?).await?.migrate().await?;
+            println!("The schema is current.");
+            Ok(())
+        }
+        Command::Check => check(&cli.config).await,
+        Command::Catalog(command) => catalog::run(&find.instance()?, command).await,
+        Command::Simulate(options) => simulate::run(&find.instance()?, &options).await,
+        Command::Replay(command) => letters::replay(&find.instance()?, &command).await,
+        Command::Rate(command) => closing::rate(&command),
+        Command::Audit(command) => closing::audit(&find.instance()?, command).await,
+        Command::Close(command) => closing::close(&find.instance()?, &command).await,
+        Command::LoginLink => records::login_link(find).await,
+    }
+}
+
+async fn serve(config: &std::path::Path, roles: &[Role]) -> anyhow::Result<()> {
+    let config = Config::load(config)?;
+    let roles = if roles.is_empty() { &Role::ALL } else { roles };
+    let stop = roles::stop_on_signal()?;
+    let listener =
+        TcpListener::bind(config.http.listen).await.map_err(|e| anyhow::anyhow!("{} cannot be listened on: {e}", config.http.listen))?;
+    let app = App::connect(config).await?;
+    roles::run(app, roles, listener, stop).await
+}
+
+async fn check(config: &std::path::Path) -> anyhow::Result<()> {
+    let config = Config::load(config)?;
+    println!("The configuration is complete.");
+    let app = App::connect(config).await?;
+    println!("PostgreSQL answers.");
+    anyhow::ensure!(app.kafka.is_ready().await, "Kafka at {} does not answer; check kafka.brokers", app.config.kafka.brokers);
+    println!("Kafka answers.");
+    anyhow::ensure!(
+        farebox_core::clickhouse::is_ready(&app.clickhouse).await,
+        "ClickHouse at {} does not answer, or has no database {}: check clickhouse.url, and run `farebox migrate`",
+        app.config.clickhouse.url,
+        app.config.clickhouse.database
+    );
+    println!("ClickHouse answers. All is well.");
+    Ok(())
+}

@@ -1,0 +1,19 @@
+//! Farebox turns API traffic into money and insight: every request is counted exactly once, and every number can be
+//! traced back to the requests behind it.
+//!
+//! This package wires the rooms together. [`config`](farebox_core::config) says where the stores are,
+//! [`farebox_core::App`] opens them, [`roles`] starts the rooms that this process is to run and stops them in order,
+//! [`web`] puts their routes under one address. [`up`] adds the engines, so that everything runs on one machine; and
+//! [`demo`] fills that with a business that has lived for three months. [`simulate`] makes traffic whose truth is
+//! known. The other files of [`cli`] are the commands a person types.
+#![forbid(unsafe_code)]
+
+pub mod cli;
+pub mod demo;
+pub mod gateway;
+pub mod instance;
+pub mod progress;
+pub mod roles;
+pub mod simulate;
+pub mod up;
+pub mod web;

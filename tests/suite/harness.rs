@@ -1,0 +1,151 @@
+//! Starts `farebox up` for the suite (or for one test that breaks things) and opens its stores.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use farebox::instance::{Credentials, Instance};
+use farebox_core::App;
+use farebox_core::config::Config;
+use tokio::process::{Child, Command};
+use tokio::sync::Mutex;
+
+/// The running system.
+pub struct Suite {
+    pub app: App,
+    pub instance: Instance,
+    pub credentials: Credentials,
+    pub data: PathBuf,
+    up: Mutex<Up>,
+}
+
+/// A `farebox up` of its own, in a directory of its own.
+pub struct Up {
+    process: Child,
+    data: PathBuf,
+    port: u16,
+}
+
+/// How long the engines may take to start on a slow machine.
+const START: Duration = Duration::from_secs(120);
+
+impl Suite {
+    pub async fn start() -> anyhow::Result<Self> {
+        let up = Up::start("suite", free_port()?).await?;
+        let credentials = up.credentials()?;
+        let app = App::connect(Config::load(&up.data.join("farebox.toml"))?).await?;
+        Ok(Self { app, instance: up.instance()?, credentials, data: up.data.clone(), up: Mutex::new(up) })
+    }
+
+    /// Stops everything; keeps the data directory and its logs when something failed.
+    pub async fn stop(&self, clean: bool) {
+        self.up.lock().await.stop().await;
+        if clean {
+            let _ = std::fs::remove_dir_all(&self.data);
+        } else {
+            eprintln!("The logs of this run are in {}", self.data.display());
+        }
+    }
+}
+
+impl Up {
+    /// Starts in a fresh directory and waits until it is ready.
+    pub async fn start(name: &str, port: u16) -> anyhow::Result<Self> {
+        let data = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&data)?;
+        let mut up = Self { process: spawn(&data, port)?, data, port };
+        up.wait_until_ready().await?;
+        Ok(up)
+    }
+
+    /// `kill -9` of the process and, with it, of every engine; then a new start on what is left.
+    pub async fn kill_and_restart(&mut self) -> anyhow::Result<()> {
+        self.process.kill().await?;
+        self.process = spawn(&self.data, self.port)?;
+        self.wait_until_ready().await
+    }
+
+    async fn wait_until_ready(&mut self) -> anyhow::Result<()> {
+        let log = self.data.join("up.log");
+        let ready = format!("http://127.0.0.1:{}/readyz", self.port);
+        let deadline = tokio::time::Instant::now() + START;
+        loop {
+            if let Some(status) = self.process.try_wait()? {
+                bail!("`farebox up` ended with {status}:\n{}", std::fs::read_to_string(&log).unwrap_or_default());
+            }
+            if reqwest::get(&ready).await.is_ok_and(|answer| answer.status().is_success()) && self.data.join("credentials.json").exists() {
+                return Ok(());
+            }
+            if tokio::time::Instant::now() >= deadline {
+                bail!(
+                    "`farebox up` was not ready within {} seconds:\n{}",
+                    START.as_secs(),
+                    std::fs::read_to_string(&log).unwrap_or_default()
+                );
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    pub fn credentials(&self) -> anyhow::Result<Credentials> {
+        Ok(serde_json::from_slice(&std::fs::read(self.data.join("credentials.json"))?)?)
+    }
+
+    pub fn instance(&self) -> anyhow::Result<Instance> {
+        let found = self.credentials()?;
+        Ok(Instance::new(&found.base_url, &found.admin_token, &found.ingest_token))
+    }
+
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// `kill -9` of every process of this instance whose command line matches; at least one must be there.
+    pub async fn kill_engine(&self, pattern: &str) {
+        let pattern = format!("{pattern}.*{0}|{0}.*{pattern}", self.data.display());
+        let status = Command::new("pkill").args(["-9", "-f", &pattern]).status().await.expect("pkill runs");
+        assert!(status.success(), "no process matches {pattern}");
+    }
+
+    pub async fn stop(&mut self) {
+        if let Some(pid) = self.process.id() {
+            let _ = Command::new("kill").arg(pid.to_string()).status().await;
+            let _ = tokio::time::timeout(Duration::from_secs(30), self.process.wait()).await;
+        }
+    }
+
+    pub async fn stop_and_remove(mut self) {
+        self.stop().await;
+        let _ = std::fs::remove_dir_all(&self.data);
+    }
+}
+
+fn spawn(data: &Path, port: u16) -> anyhow::Result<Child> {
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(data.join("up.log"))?;
+    Command::new(env!("CARGO_BIN_EXE_farebox"))
+        .args(["up", "--workspace", "acme/test", "--port", &port.to_string(), "--data"])
+        .arg(data)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .kill_on_drop(true)
+        .spawn()
+        .context("`farebox up` cannot be run")
+}
+
+pub fn free_port() -> anyhow::Result<u16> {
+    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+/// Asks again until the answer is there; panics with `what` when it does not come in time.
+pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, limit: Duration, mut ask: impl FnMut() -> F) -> T {
+    let deadline = tokio::time::Instant::now() + limit;
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{what} did not come true within {} seconds", limit.as_secs());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}

@@ -1,0 +1,116 @@
+//! The whole system, through the front door, on real engines.
+//!
+//! One `farebox up` runs for the whole suite; tests isolate themselves by workspace and by names of their own. It is
+//! started by the first test that needs it, so that tests which do not are quick. `cargo test --test suite -- NAME`
+//! selects. A test is an `async fn(&Suite)` that panics when something is not as it must be.
+
+mod browser;
+mod harness;
+
+mod billing;
+mod billing_faults;
+mod house;
+mod insights;
+mod journey;
+mod metering;
+mod metering_flow;
+mod pipeline;
+
+use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
+
+use harness::Suite;
+use libtest_mimic::{Arguments, Trial};
+use tokio::runtime::Runtime;
+use tokio::sync::OnceCell;
+
+/// One test that needs the running system.
+macro_rules! on_engines {
+    ($list:ident: $($room:ident :: $name:ident),* $(,)?) => {
+        $($list.push(Trial::test(concat!(stringify!($room), "::", stringify!($name)), || {
+            runtime().block_on(async { $room::$name(suite().await).await });
+            Ok(())
+        }));)*
+    };
+}
+
+/// As [`on_engines`], for tests that take the stores and the address.
+macro_rules! by_url {
+    ($list:ident: $($room:ident :: $name:ident),* $(,)?) => {
+        $($list.push(Trial::test(concat!(stringify!($room), "::", stringify!($name)), || {
+            runtime().block_on(async {
+                let suite = suite().await;
+                $room::$name(&suite.app, &suite.credentials.base_url).await;
+            });
+            Ok(())
+        }));)*
+    };
+}
+
+/// One test that starts and breaks a system of its own.
+macro_rules! with_its_own {
+    ($list:ident: $($room:ident :: $name:ident),* $(,)?) => {
+        $($list.push(Trial::test(concat!(stringify!($room), "::", stringify!($name)), || {
+            runtime().block_on($room::$name());
+            Ok(())
+        }));)*
+    };
+}
+
+/// One test that needs nothing.
+macro_rules! alone {
+    ($list:ident: $($room:ident :: $name:ident),* $(,)?) => {
+        $($list.push(Trial::test(concat!(stringify!($room), "::", stringify!($name)), || {
+            $room::$name();
+            Ok(())
+        }));)*
+    };
+}
+
+fn runtime() -> &'static Runtime {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    RUNTIME.get_or_init(|| Runtime::new().expect("a runtime starts"))
+}
+
+static SUITE: OnceCell<Arc<Suite>> = OnceCell::const_new();
+
+async fn suite() -> &'static Suite {
+    SUITE.get_or_init(|| async { Arc::new(Suite::start().await.expect("`farebox up` starts")) }).await
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let mut tests = Vec::new();
+    alone!(tests: house::rooms_depend_one_way);
+    on_engines!(tests:
+        pipeline::counts_equal_the_truth,
+        metering::answers_equal_a_model_over_random_histories,
+        metering_flow::events_travel_from_kafka_and_count_once,
+        metering_flow::a_second_instance_may_come_and_go,
+        metering_flow::meters_over_properties_are_exact,
+        metering_flow::a_proof_agrees_with_usage,
+        metering_flow::another_rule_recounts_history,
+        metering_flow::hostile_and_boundless_questions_are_bounded,
+        billing::a_month_is_closed_to_the_cent_and_audited,
+        billing::many_workers_close_a_month_exactly_once,
+        billing::a_preview_is_the_invoice_to_come,
+        billing::changes_cut_usage_and_fees_at_their_instant,
+        billing::the_catalogue_is_idempotent_and_versions_stay,
+        billing::a_test_clock_ends_trials_and_periods,
+        billing_faults::killed_at_each_step_of_the_close,
+        journey::from_sign_up_to_a_paid_invoice,
+    );
+    by_url!(tests:
+        insights::worked_example_1_n_day_retention,
+        insights::worked_example_2_unbounded_retention,
+        insights::worked_example_3_lifecycle,
+        insights::worked_example_4_funnel,
+        insights::wrong_questions_get_clear_problems,
+    );
+    with_its_own!(tests: pipeline::counts_equal_the_truth_although_everything_is_killed);
+    let conclusion = libtest_mimic::run(&arguments, tests);
+    if let Some(suite) = SUITE.get() {
+        runtime().block_on(suite.stop(!conclusion.has_failed()));
+    }
+    conclusion.exit_code()
+}
