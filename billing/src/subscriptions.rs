@@ -274,7 +274,8 @@ async fn check_open(conn: &mut PgConnection, subscription: &Subscription, at: Da
     }
 }
 
-async fn lock(conn: &mut PgConnection, ws: &WorkspaceId, id: &SubscriptionId) -> Result<Subscription, BillingError> {
+/// Until the transaction ends nobody else changes it: a change and a close see each other's work.
+pub(crate) async fn lock(conn: &mut PgConnection, ws: &WorkspaceId, id: &SubscriptionId) -> Result<Subscription, BillingError> {
     sqlx::query!("SELECT id FROM subscriptions WHERE workspace_id = $1 AND id = $2 FOR UPDATE", ws.as_str(), id.as_str())
         .fetch_optional(&mut *conn)
         .await?;

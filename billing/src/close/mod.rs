@@ -186,7 +186,7 @@ async fn close_one(app: &App, workspace: &Workspace, id: &SubscriptionId, period
         Some(found) => found.id,
         None => {
             let ws = &workspace.id;
-            let subscription = subscriptions::get(&mut transaction, ws, id).await?.ok_or(BillingError::NotFound("subscription"))?;
+            let subscription = subscriptions::lock(&mut transaction, ws, id).await?;
             let consumer = consumers::get(&mut transaction, ws, &subscription.consumer).await?.ok_or(BillingError::NotFound("consumer"))?;
             let gathered = gather(app, &mut transaction, workspace, &subscription, &consumer, period, Counting::Proven).await?;
             faults::point("close.rated");
