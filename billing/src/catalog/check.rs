@@ -14,6 +14,7 @@ use super::errors::{CatalogError, Errors};
 use super::plan::Reader;
 use super::raw::{At, RawAddress, RawCatalog, RawConsumer, RawMeter, RawPlan, RawSeller};
 use crate::rating::PlanDefinition;
+use crate::rating::models::zero;
 use crate::rating::plan::{Anchor, Interval};
 use crate::revenue::missing_amounts;
 
@@ -254,7 +255,7 @@ fn meter(raw: &RawMeter, path: &str, errors: &mut Errors) -> Option<Definition> 
     }?;
     match (aggregate, &raw.value) {
         (Aggregate::Sum, None) => {
-            errors.at(&raw.aggregate, path, "a sum needs its `value`: a field such as response_bytes, or a JSON pointer such as /tokens")
+            errors.at(&raw.aggregate, path, "a sum needs its `value`: a field such as response_bytes, or a JSON pointer such as /tokens");
         }
         (Aggregate::Count, Some(value)) => errors.at(value, &format!("{path}.value"), "a count has no value; remove it, or choose sum"),
         _ => {}
@@ -263,7 +264,7 @@ fn meter(raw: &RawMeter, path: &str, errors: &mut Errors) -> Option<Definition> 
         None => None,
         Some(text) => {
             let by = errors.keep(decimal(&text.value), text, &format!("{path}.divide_by"))?;
-            if by <= bigdecimal::BigDecimal::from(0) {
+            if by <= zero() {
                 errors.at(text, &format!("{path}.divide_by"), "must be above 0");
             }
             Some(by)

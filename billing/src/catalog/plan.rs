@@ -7,6 +7,7 @@ use farebox_core::money::{BigDecimal, Currency, Money, decimal};
 
 use super::errors::Errors;
 use super::raw::{At, RawAmounts, RawEntitlement, RawPlan, RawPrice, RawTerms, RawTier};
+use crate::rating::models::zero;
 use crate::rating::plan::{
     Amounts, Anchor, Billed, Collect, Decimal, Entitlement, Interval, Model, Per, PlanDefinition, Price, Proration, Quota, RateLimit,
     Terms, Tier, Trial, Unit,
@@ -175,7 +176,7 @@ impl Reader<'_> {
                 let amount = amount.and_then(|amount| self.amounts(amount, &format!("{path}.amount")));
                 let size = self.needed(raw.package_size.as_ref(), "package_size", raw, path)?;
                 let package_size = self.decimal(size, &format!("{path}.package_size"))?;
-                if package_size.0 <= BigDecimal::from(0) {
+                if package_size.0 <= zero() {
                     self.errors.at(size, &format!("{path}.package_size"), "a package holds more than nothing");
                     return None;
                 }
@@ -293,7 +294,7 @@ impl Reader<'_> {
 
     pub fn not_negative(&mut self, text: &At<String>, path: &str) -> Option<Decimal> {
         let value = self.decimal(text, path)?;
-        if value.0 < BigDecimal::from(0) {
+        if value.0 < zero() {
             self.errors.at(text, path, "must not be negative");
             return None;
         }
@@ -303,7 +304,8 @@ impl Reader<'_> {
     /// A tax rate: a fraction from 0 to below 1.
     pub fn rate(&mut self, text: &At<String>, path: &str) -> Option<Decimal> {
         let value = self.not_negative(text, path)?;
-        if value.0 >= BigDecimal::from(1) {
+        let whole = BigDecimal::from(1);
+        if value.0 >= whole {
             self.errors.at(text, path, "a rate is a fraction: write 19 % as \"0.19\"");
             return None;
         }
@@ -327,7 +329,7 @@ impl Reader<'_> {
                 }
             }
         }
-        if amounts.values().any(|amount| amount.0 < BigDecimal::from(0)) {
+        if amounts.values().any(|amount| amount.0 < zero()) {
             self.errors.at(raw, path, "a price is not negative; give discounts as credits or coupons");
             return None;
         }
@@ -344,6 +346,8 @@ impl Reader<'_> {
         Some(amounts)
     }
 
+    /// None when it is wrong, None within when it is not given.
+    #[allow(clippy::option_option)] // three cases: wrong, not given, given
     fn money(&mut self, raw: Option<&At<RawAmounts>>, path: &str) -> Option<Option<Amounts>> {
         raw.map_or(Some(None), |raw| self.whole_money(raw, path).map(Some))
     }

@@ -124,7 +124,7 @@ fn read(plan_yaml: &str, usage_json: &str) -> Result<Request, RateError> {
     if usage.period.start > usage.period.end || part.start < usage.period.start || part.end > usage.period.end || part.start > part.end {
         return Err(RateError::Usage("`period` runs from an instant to a later one, and `in_force` lies within it".to_owned()));
     }
-    for name in usage.meters.keys().filter(|name| !plan.meters().contains(&name.as_str())) {
+    if let Some(name) = usage.meters.keys().find(|name| !plan.meters().contains(&name.as_str())) {
         return Err(RateError::Usage(format!("the plan has no price on the meter `{name}`; it has {}", plan.meters().join(", "))));
     }
     let scope = Scope { currency: usage.currency, zone, period: usage.period, part, proration: plan.terms.proration };

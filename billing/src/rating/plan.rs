@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use bigdecimal::Zero;
 use farebox_core::money::{BigDecimal, Currency, decimal_string};
 use serde::{Deserialize, Serialize};
 
@@ -238,12 +239,12 @@ impl PlanDefinition {
 
     /// Whether it can cost anything in this currency: a plan whose amounts are all zero is free.
     pub fn is_free(&self) -> bool {
-        let zero = |amounts: &Amounts| amounts.0.values().all(|a| a.0 == BigDecimal::from(0));
+        let zero = |amounts: &Amounts| amounts.0.values().all(|a| a.0.is_zero());
         let free_tier = |tier: &Tier| {
             tier.flat_amount.as_ref().is_none_or(zero)
                 && match &tier.unit {
                     Unit::UnitAmount(amounts) => zero(amounts),
-                    Unit::Rate(rate) => rate.0 == BigDecimal::from(0),
+                    Unit::Rate(rate) => rate.0.is_zero(),
                 }
         };
         self.minimum.as_ref().is_none_or(zero)
