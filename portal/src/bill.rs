@@ -90,7 +90,7 @@ pub fn view(invoice: &Invoice, ctx: &Ctx) -> InvoiceView {
 fn taxes(invoice: &Invoice) -> Vec<(String, Money)> {
     let mut found: Vec<(String, Money)> = Vec::new();
     for tax in invoice.lines.iter().filter_map(|line| line.tax.as_ref()) {
-        let rate = format::percent(&tax.rate, &bigdecimal::BigDecimal::from(1)).unwrap_or_default().replace(".0\u{a0}", "\u{a0}");
+        let rate = format::percent(&tax.rate, &bigdecimal::BigDecimal::from(1)).unwrap_or_default();
         let label = format!("{} {rate}{}", tax.name, if tax.inclusive { ", included" } else { "" });
         match found.iter_mut().find(|(known, _)| *known == label) {
             Some((_, amount)) => *amount = amount.checked_add(tax.amount).unwrap_or(*amount),

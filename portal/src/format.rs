@@ -92,7 +92,7 @@ fn percent_to(part: &BigDecimal, whole: &BigDecimal, decimals: i64) -> Option<St
         return None;
     }
     let share = (part * BigDecimal::from(100) / whole).with_scale_round(decimals, RoundingMode::HalfUp);
-    Some(format!("{}\u{a0}%", digits(&share.to_plain_string())))
+    Some(format!("{}\u{a0}%", digits(&plain(&share))))
 }
 
 /// `+5.4 %` or `−3.0 %` from `before` to `now`; `None` when there is nothing to compare with.
@@ -165,10 +165,10 @@ pub fn clock_millis(at: DateTime<Utc>, tz: Tz) -> String {
 /// `4 seconds ago`, `2 hours ago`, `3 days ago`; a time ahead reads `in ...`.
 pub fn relative(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
     let distance = now - at;
-    if distance < Duration::zero() {
-        return format!("in {}", span(-distance));
+    if distance.abs() < Duration::seconds(1) {
+        return "just now".into();
     }
-    if distance < Duration::seconds(1) { "just now".into() } else { format!("{} ago", span(distance)) }
+    if distance < Duration::zero() { format!("in {}", span(-distance)) } else { format!("{} ago", span(distance)) }
 }
 
 /// The largest whole unit: `1 minute`, `12 days`.
@@ -286,10 +286,11 @@ mod tests {
     #[test]
     fn shares_are_exact_and_bounded() {
         assert_eq!(percent(&dec("133796"), &dec("500000")).as_deref(), Some("26.8\u{a0}%"));
+        assert_eq!(percent(&dec("1"), &dec("1")).as_deref(), Some("100\u{a0}%"));
         assert_eq!(percent(&dec("1"), &dec("0")), None);
         assert_eq!(percent_whole(&dec("25"), &dec("41")).as_deref(), Some("61\u{a0}%"));
         assert_eq!(change(&dec("105.4"), &dec("100")).as_deref(), Some("+5.4\u{a0}%"));
-        assert_eq!(change(&dec("82"), &dec("100")).as_deref(), Some("−18.0\u{a0}%"));
+        assert_eq!(change(&dec("82"), &dec("100")).as_deref(), Some("−18\u{a0}%"));
         assert_eq!(share_class(&dec("54.25"), &dec("100")), "v54_5");
         assert_eq!(share_class(&dec("600000"), &dec("500000")), "v100");
         assert_eq!(share_class(&dec("-1"), &dec("3")), "v0");
@@ -332,6 +333,7 @@ mod tests {
         assert_eq!(relative(now - Duration::seconds(4), now), "4 seconds ago");
         assert_eq!(relative(now - Duration::seconds(61), now), "1 minute ago");
         assert_eq!(relative(now + Duration::days(12), now), "in 12 days");
+        assert_eq!(relative(now + Duration::milliseconds(300), now), "just now");
         assert_eq!(relative(now, now), "just now");
         assert_eq!((took(412), took(41_300), took(1_254_000)), ("0.4 ms".into(), "41 ms".into(), "1.25 s".into()));
         assert_eq!((lag(Duration::milliseconds(350)), lag(Duration::seconds(90))), ("350 ms".into(), "1 min".into()));

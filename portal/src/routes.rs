@@ -98,6 +98,7 @@ pub fn table() -> Vec<Route> {
     t.get("/console/invoices.csv", roles(MONEY), console::invoices::file);
     t.get("/console/invoices/{id}", roles(HELPERS_AND_MONEY), console::invoices::show);
     t.get("/console/invoices/{id}/lines.csv", roles(HELPERS_AND_MONEY), console::invoices::lines_file);
+    t.post("/console/invoices/{id}/audit", roles(HELPERS_AND_MONEY), console::invoices::audit);
     t.post("/console/invoices/{id}/retry", roles(MONEY), console::invoices::retry);
     t.get("/console/close", roles(MONEY), console::close::show);
     t.get("/console/close/confirm", roles(MONEY), console::close::confirm);
@@ -143,4 +144,77 @@ pub fn router(portal: Portal) -> Router {
         router.route(route.path, route.handler.layer(layer))
     });
     guarded.route("/assets/{hash}/{name}", axum::routing::get(assets::serve)).layer(from_fn(security::headers)).with_state(portal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn each_route_is_named_once_and_belongs_to_one_side() {
+        let mut seen = HashSet::new();
+        for route in table() {
+            assert!(seen.insert((route.method.clone(), route.path)), "{} {} is there twice", route.method, route.path);
+            let console = route.path == "/console" || route.path.starts_with("/console/");
+            assert_eq!(route.who.side() == Side::Console, console, "{}", route.path);
+            if let Who::Roles(roles) = route.who {
+                assert!(!roles.is_empty());
+                assert!(roles.iter().all(|role| role.side() == route.who.side()), "{} mixes sides", route.path);
+            }
+        }
+    }
+
+    #[test]
+    fn strangers_may_only_look_around_sign_up_and_sign_in() {
+        let open: Vec<_> = table()
+            .into_iter()
+            .filter(|route| matches!(route.who, Who::Anyone(_)))
+            .map(|route| format!("{} {}", route.method, route.path))
+            .collect();
+        assert_eq!(
+            open,
+            [
+                "GET /",
+                "GET /sign-up",
+                "POST /sign-up",
+                "GET /sign-in",
+                "POST /sign-in",
+                "GET /welcome/{token}",
+                "POST /welcome/{token}",
+                "GET /rules",
+                "GET /console/sign-in",
+                "POST /console/sign-in",
+                "GET /console/welcome/{token}",
+                "POST /console/welcome/{token}",
+            ]
+        );
+    }
+
+    #[test]
+    fn whoever_may_change_money_or_settings_is_named() {
+        let may = |method: Method, path: &str| {
+            let route = table().into_iter().find(|route| route.method == method && route.path == path).expect("a route");
+            match route.who {
+                Who::Roles(roles) => roles.to_vec(),
+                Who::Anyone(_) => panic!("{path} is open to anyone"),
+            }
+        };
+        assert_eq!(may(Method::POST, "/console/settings/stripe"), [Owner, Admin]);
+        assert_eq!(may(Method::POST, "/console/close"), [Owner, Admin, Finance]);
+        assert_eq!(may(Method::POST, "/plan/change"), [ConsumerAdmin]);
+        assert_eq!(may(Method::POST, "/payment"), [ConsumerAdmin]);
+    }
+
+    #[test]
+    fn navigation_leads_only_to_pages() {
+        for shell in [crate::view::Shell::portal("", "", ""), crate::view::Shell::console("", "", "")] {
+            let administrator = if shell.area == crate::view::Area::Portal { ConsumerAdmin } else { Owner };
+            for item in shell.nav.iter().flat_map(|group| &group.items) {
+                assert!(may_open(item.href, administrator), "{}", item.href);
+            }
+        }
+        assert!(!may_open("/console/settings", Support));
+        assert!(!may_open("/console/close", Product));
+    }
 }

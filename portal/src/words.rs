@@ -12,6 +12,9 @@ use crate::view::PlanCard;
 pub fn card(plan: &Plan, currency: Currency, current: bool) -> PlanCard {
     let definition = &plan.definition;
     let mut points: Vec<_> = definition.prices.iter().flat_map(|price| usage_price(price, currency)).collect();
+    if plan.free && points.is_empty() {
+        points.push("Requests cost nothing".into());
+    }
     if let Some(minimum) = definition.minimum.as_ref().and_then(|m| m.get(currency)) {
         points.push(format!("At least {} {}", format::unit_price(minimum, currency), every(definition.interval)));
     }

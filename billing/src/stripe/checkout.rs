@@ -153,6 +153,36 @@ pub async fn has_payment_method(conn: &mut PgConnection, workspace: &WorkspaceId
     .await
 }
 
+/// What may be shown of the card that invoices are charged to.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Card {
+    /// `visa`, `mastercard`, ...
+    pub brand: String,
+    pub last4: String,
+    pub exp_month: u8,
+    pub exp_year: u16,
+}
+
+/// The card, asked for at Stripe. None when there is no payment method, or it is no card.
+pub async fn card(app: &App, workspace: &WorkspaceId, consumer: &ConsumerId) -> Result<Option<Card>, StripeError> {
+    #[derive(Deserialize)]
+    struct Method {
+        card: Option<Card>,
+    }
+    let mut conn = app.pg.acquire().await?;
+    let method = sqlx::query_scalar!(
+        r#"SELECT payment_method AS "method!" FROM stripe_customers WHERE workspace_id = $1 AND consumer_id = $2 AND payment_method IS NOT NULL"#,
+        workspace.as_str(),
+        consumer.as_str()
+    )
+    .fetch_optional(&mut *conn)
+    .await?;
+    let Some(method) = method else { return Ok(None) };
+    let stripe = settings::stripe(app, &mut conn, workspace).await?;
+    drop(conn);
+    Ok(fetch::<Method>(&stripe, "payment_methods", &method, "payment method").await?.card)
+}
+
 async fn make_default(stripe: &Stripe, customer: &str, method: &str) -> Result<(), StripeError> {
     let form = Form::new().with("invoice_settings[default_payment_method]", method);
     stripe.post::<serde::de::IgnoredAny>(&format!("/customers/{customer}"), &form).await.map(drop)

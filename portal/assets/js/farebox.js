@@ -68,7 +68,10 @@
       draw();
     }
   }
-  if (document.querySelector('[data-live]')) setInterval(() => renew().catch(() => {}), 5000);
+  // The next time is counted from the end of this one, so that a slow page is not asked for while it is made.
+  const every = Math.max(0, ...$$('[data-live]').map(e => +e.dataset.live || 5)) * 1000;
+  const again = () => setTimeout(() => renew().catch(() => {}).finally(again), every);
+  if (every) again();
 
   // Tables sort by any column: th[data-sort], the row's original order is kept for ties.
   const plain = s => +s.replace(/\u2212/g, '-').replace(/[^\d.-]/g, '');

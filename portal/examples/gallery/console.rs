@@ -494,6 +494,7 @@ fn invoice() -> String {
             .rows([vec![Cell::text("Requests"), Cell::text("612,480"), Cell::text("612,480"), Cell::text("0")]]),
         }),
         audit_action: "/x".into(),
+        retry_action: String::new(),
     }
     .render()
     .expect("renders")
@@ -629,6 +630,7 @@ fn settings_page() -> String {
         workspace: Facts::default().with("Workspace", "skylark/live").with("Currency", "USD").with("Time zone", "Europe/London"),
         display_name: Field::of("Skylark Weather"),
         portal_host: Field::default(),
+        example_url: Field::default(),
         stripe: settings::StripeSettings {
             state: Badge::plain("Connected"),
             facts: Facts::default().with("Account", "acct_1N…").cell("Key", Cell::mono("sk_live_…41Kd")),

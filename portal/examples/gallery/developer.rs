@@ -476,6 +476,7 @@ fn account_page() -> String {
     account::AccountPage {
         shell: portal("Account", ""),
         base: "",
+        email: "robin@northbank.example".into(),
         person: Facts::default().with("Name", "Robin Vale").with("E-mail", "robin@northbank.example").with("Role", "Administrator"),
         organisation: Some(
             Facts::default()

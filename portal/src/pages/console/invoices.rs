@@ -3,6 +3,7 @@ use std::collections::HashMap;
 use askama::Template;
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Redirect, Response};
+use farebox_billing::audit;
 use farebox_billing::invoices::{self, Invoice, InvoiceFilter, State as InvoiceState};
 use farebox_billing::stripe::{push, settings};
 use farebox_billing::summary;
@@ -18,7 +19,7 @@ use crate::failure::Failure;
 use crate::pages::portal::invoices::{InvoiceView, LIST_HEAD, list_row};
 use crate::people::Role;
 use crate::view::{Badge, Cell, Column, Facts, Note, Shell, Stat, Stats, Table, Tone};
-use crate::{Portal, bill, csv, format};
+use crate::{Portal, bill, csv, format, words};
 
 #[derive(Debug, Clone, Template)]
 #[template(path = "console/invoices.html")]
@@ -220,7 +221,7 @@ async fn invoice_page(portal: &Portal, ctx: &Ctx, invoice: &Invoice, audit: Opti
         stripe,
         stripe_events: Table::default(),
         audit,
-        audit_action: format!("/console/invoices/{}/audit", invoice.id),
+        audit_action: if invoice.state == InvoiceState::Draft { String::new() } else { format!("/console/invoices/{}/audit", invoice.id) },
         retry_action: if blocked.is_some() && ctx.is(&[Role::Owner, Role::Admin, Role::Finance]) {
             format!("/console/invoices/{}/retry", invoice.id)
         } else {
@@ -233,6 +234,48 @@ async fn invoice_page(portal: &Portal, ctx: &Ctx, invoice: &Invoice, audit: Opti
 pub async fn lines_file(State(portal): State<Portal>, ctx: Ctx, Path(id): Path<String>) -> Result<Response, Failure> {
     let invoice = find(&portal, &ctx, &id).await?;
     Ok(csv::file(&format!("invoice-{}", bill::name(&invoice)), &bill::CSV_HEAD, bill::csv_rows(&invoice)))
+}
+
+/// Derives every line again from the raw events, as `farebox audit invoice` does, and shows what comes out.
+pub async fn audit(State(portal): State<Portal>, ctx: Ctx, Path(id): Path<String>) -> Result<Response, Failure> {
+    let invoice = find(&portal, &ctx, &id).await?;
+    let report = audit::invoice(&portal.app, &ctx.workspace.id, &invoice.id).await?;
+    let columns = vec![
+        Column::text("Line"),
+        Column::number("Billed"),
+        Column::number("Derived again"),
+        Column::number("Amount billed"),
+        Column::number("Amount derived"),
+        Column::number("Events"),
+        Column::text("Result"),
+    ];
+    let rows = report.lines.iter().map(|line| {
+        let again = line.rederived.as_ref();
+        let events = line.billed.events.map_or_else(|| "–".to_owned(), format::count);
+        let badge = if line.equal { Badge::plain("Equal") } else { Badge::new(Tone::Bad, "Differs") };
+        let name = Cell::text(&line.name);
+        vec![
+            if line.differences.is_empty() { name } else { name.sub(line.differences.join(" ")) },
+            Cell::text(format::quantity(&line.billed.quantity)),
+            Cell::text(again.map_or_else(|| "–".to_owned(), |f| format::quantity(&f.quantity))),
+            Cell::text(format::money(line.billed.amount)),
+            Cell::text(again.map_or_else(|| "–".to_owned(), |f| format::money(f.amount))),
+            Cell::text(events),
+            badge.into(),
+        ]
+    });
+    let verdict = if report.equal { Badge::new(Tone::Ok, "No difference") } else { Badge::new(Tone::Bad, "Differences found") };
+    let mut when = format!("Derived again from raw events, {}.", format::instant(ctx.now(), ctx.tz()));
+    for difference in &report.differences {
+        when.push(' ');
+        when.push_str(&words::sentence(difference));
+    }
+    let audit = Audit { verdict, when, table: Table::new("Audit", columns).dense().rows(rows) };
+    let actor = ctx.session()?.person.id.as_str();
+    let mut conn = portal.app.pg.acquire().await?;
+    audit_log::record(&mut conn, &ctx.workspace.id, actor, "invoice.audit", invoice.id.as_str(), &json!({"equal": report.equal})).await?;
+    drop(conn);
+    page(&invoice_page(&portal, &ctx, &invoice, Some(audit)).await?)
 }
 
 /// Once more to Stripe, after its cause was removed.

@@ -221,11 +221,9 @@ pub fn funnel_table(answer: &FunnelAnswer) -> Table {
         Column::number("Median time"),
     ];
     Table::new("Funnel", columns).rows(answer.steps.iter().enumerate().map(|(i, step)| {
-        let count = Cell::text(format::count(step.count));
-        let count = if step.complete { count } else { count.sub("so far") };
         vec![
             Cell::text(step_name(&step.name)).share(share(step.conversion_from_start)),
-            count,
+            Cell::text(format::count(step.count)),
             Cell::text(percent(step.conversion_from_start)),
             Cell::text(if i == 0 { String::new() } else { percent(step.conversion_from_previous) }),
             Cell::text(if i == 0 { String::new() } else { took(step.median_seconds) }),
@@ -301,6 +299,7 @@ pub async fn activation(State(portal): State<Portal>, ctx: Ctx, Query(asked): Qu
             format!("since {}", format::date(answer.about.from.with_timezone(&ctx.tz()).date_naive())),
         ),
     ];
+    let so_far = if funnel.steps.iter().all(|step| step.complete) { "" } else { ", so far" };
     page(&KpiPage {
         shell: ctx.shell("Activation", "/console/activation"),
         title: "Activation".into(),
@@ -310,7 +309,7 @@ pub async fn activation(State(portal): State<Portal>, ctx: Ctx, Query(asked): Qu
         filters: vec![filter("interval", "Cohorts by", &INTERVALS, &asked.interval)],
         stats: Some(Stats { stats }),
         funnel: Some((
-            format!("Funnel, within {} of signing up", window_words(&funnel.window)),
+            format!("Funnel, within {} of signing up{so_far}", window_words(&funnel.window)),
             if funnel.steps.first().is_some_and(|s| s.count == 0) { Table::default() } else { funnel_table(&funnel) },
         )),
         chart: Some(rate_chart(&answer, "Activation rate", interval)),

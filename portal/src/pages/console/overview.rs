@@ -106,13 +106,18 @@ pub async fn show(State(portal): State<Portal>, ctx: Ctx, Query(asked): Query<As
     let money = ctx.is(&[Role::Owner, Role::Admin, Role::Finance]);
 
     let (this, then) = tokio::try_join!(by_day(&portal, &ctx, month), by_day(&portal, &ctx, before))?;
-    let status = pipeline::status(app, workspace).await?;
-    let stored = pipeline::stored(app, workspace).await?;
+    let activation = ActivationParams { common: weeks(), ..ActivationParams::default() };
+    let funnel = FunnelParams { common: weeks(), ..FunnelParams::default() };
+    let (status, stored, counts, activation, funnel) = tokio::join!(
+        pipeline::status(app, workspace),
+        pipeline::stored(app, workspace),
+        dead_letters::counts(app, workspace),
+        kpis::activation(app, workspace, &activation),
+        kpis::funnel(app, workspace, &funnel),
+    );
+    let (status, stored, counts, activation, funnel) = (status?, stored?, counts?, activation?, funnel?);
     let agreed = agreement(&status, stored);
     let (stages, stages_note) = stages(&portal, &ctx, &status).await?;
-    let activation = kpis::activation(app, workspace, &ActivationParams { common: weeks(), ..ActivationParams::default() }).await?;
-    let funnel = kpis::funnel(app, workspace, &FunnelParams { common: weeks(), ..FunnelParams::default() }).await?;
-    let counts = dead_letters::counts(app, workspace).await?;
 
     let mut conn = app.pg.acquire().await?;
     let currency = ctx.workspace.currency;
@@ -130,7 +135,7 @@ pub async fn show(State(portal): State<Portal>, ctx: Ctx, Query(asked): Query<As
     let total: BigDecimal = this.values().sum();
     let today = local_date(now, tz);
     let running = month.end > now;
-    let comparable = same_days(&then, &this, month, before, running.then_some(today), tz);
+    let comparable = same_days(&then, month, before, running.then_some(today), tz);
     let mut requests = Stat::new("Requests", format::quantity(&total), format!("on {}", words_of(before, &ctx)));
     if let Some(change) = format::change(&total, &comparable) {
         let direction = if total >= comparable { Direction::Better } else { Direction::Worse };
@@ -195,7 +200,7 @@ pub async fn show(State(portal): State<Portal>, ctx: Ctx, Query(asked): Query<As
         stages,
         stages_note,
         funnel: if funnel.steps.first().is_some_and(|s| s.count == 0) { Table::default() } else { funnel_table(&funnel) },
-        funnel_note: format!("Consumers who signed up since {}.", format::date(local_date(funnel.about.from, tz))),
+        funnel_note: format!("Consumers who signed up since {}, so far.", format::date(local_date(funnel.about.from, tz))),
         top: top(&portal, &ctx, month, before, &agreed_now).await?,
     })
 }
@@ -218,7 +223,6 @@ async fn by_day(portal: &Portal, ctx: &Ctx, month: Period) -> Result<BTreeMap<Na
 /// The sum of the month before, over as many days as the running month has had.
 fn same_days(
     then: &BTreeMap<NaiveDate, BigDecimal>,
-    _this: &BTreeMap<NaiveDate, BigDecimal>,
     month: Period,
     before: Period,
     today: Option<NaiveDate>,
@@ -411,7 +415,7 @@ async fn top(portal: &Portal, ctx: &Ctx, month: Period, before: Period, agreed: 
         vec![
             Cell::link(names.get(who).cloned().unwrap_or_else(|| who.clone()), format!("/console/consumers/{who}")),
             Cell::text(plan(who)),
-            Cell::text(format::quantity(value)).share(format::share_class(value, &all)),
+            Cell::text(format::quantity(value)),
             Cell::text(format::percent(value, &all).unwrap_or_default()),
             Cell::text(change.unwrap_or_else(|| "new".into())),
         ]

@@ -21,6 +21,7 @@ pub struct AccountPage {
     pub shell: Shell,
     /// `` or `/console`.
     pub base: &'static str,
+    pub email: String,
     pub person: Facts,
     pub organisation: Option<Facts>,
     pub people: Option<Table>,
@@ -53,6 +54,7 @@ async fn account_page(portal: &Portal, ctx: &Ctx, password: Field, problem: Opti
     Ok(AccountPage {
         shell: ctx.shell("Account", ""),
         base: if ctx.side == Side::Console { "/console" } else { "" },
+        email: person.email.clone(),
         person: Facts::default().with("Name", &person.name).with("E-mail", &person.email).with("Role", person.role.label()),
         organisation,
         people,

@@ -1,14 +1,15 @@
 use askama::Template;
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Redirect, Response};
-use farebox_billing::stripe::{self, checkout, settings};
+use farebox_billing::stripe::checkout::{self, Card};
+use farebox_billing::stripe::{self, settings};
 use serde::Deserialize;
 
-use crate::Portal;
 use crate::context::{Ctx, page};
 use crate::failure::Failure;
 use crate::people::Role;
 use crate::view::{Facts, Note, Shell, Tone};
+use crate::{Portal, words};
 
 /// How invoices are paid. The card itself is only ever typed at Stripe.
 #[derive(Debug, Clone, Template)]
@@ -36,16 +37,40 @@ pub async fn available(portal: &Portal, ctx: &Ctx) -> Result<bool, Failure> {
 
 pub async fn show(State(portal): State<Portal>, ctx: Ctx) -> Result<Response, Failure> {
     let has = checkout::has_payment_method(&mut *portal.app.pg.acquire().await?, &ctx.workspace.id, ctx.consumer()?).await?;
+    let card = if has { card(&portal, &ctx).await? } else { None };
     let may_change = ctx.is(&[Role::ConsumerAdmin]);
     let available = available(&portal, &ctx).await?;
     let note = (!may_change && !has).then(|| Note::new(Tone::Warn, "Ask an administrator of your account.", "Only they can add a card."));
     page(&PaymentPage {
         shell: ctx.shell("Payment", "/plan"),
-        method: has.then(|| Facts::default().with("Kept at", "Stripe").with("Used for", "invoices, when they are issued")),
+        method: has.then(|| {
+            let facts = Facts::default();
+            let facts = match card {
+                Some(card) => facts.with("Card", name(&card)).with("Expires", format!("{:02}/{}", card.exp_month, card.exp_year)),
+                None => facts,
+            };
+            facts.with("Kept at", "Stripe").with("Used for", "invoices, when they are issued")
+        }),
         note,
         may_change,
         available,
     })
+}
+
+/// The card as Stripe knows it; none while Stripe does not answer, for the page says enough without it.
+pub async fn card(portal: &Portal, ctx: &Ctx) -> Result<Option<Card>, Failure> {
+    match checkout::card(&portal.app, &ctx.workspace.id, ctx.consumer()?).await {
+        Ok(card) => Ok(card),
+        Err(error) => {
+            tracing::warn!(workspace = %ctx.workspace.id, "a card could not be read at Stripe: {error}");
+            Ok(None)
+        }
+    }
+}
+
+/// `Visa ending 4242`.
+pub fn name(card: &Card) -> String {
+    format!("{} ending {}", words::title(&card.brand), card.last4)
 }
 
 /// Makes a page at Stripe, and shows the way to it.

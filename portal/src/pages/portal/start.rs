@@ -58,6 +58,7 @@ pub async fn show(State(portal): State<Portal>, ctx: Ctx) -> Result<Response, Fa
     let key = keys.iter().find(|key| key.revoked_at.is_none() && key.expires_at.is_none_or(|at| ctx.now() < at));
     let seen = seen(&portal, &ctx).await?;
 
+    let card = if paid { payment::card(&portal, &ctx).await? } else { None };
     let agreement = agreements.first();
     let has_plan = agreement.is_some();
     let needs_payment = agreement.is_some_and(|a| !a.plan.free) && (paid || payment::available(&portal, &ctx).await?);
@@ -112,10 +113,10 @@ pub async fn show(State(portal): State<Portal>, ctx: Ctx) -> Result<Response, Fa
         plan_state,
         needs_payment,
         payment_state,
-        payment_note: if paid {
-            "Invoices are charged to it.".into()
-        } else {
-            "Nothing is charged now. Your calls work before you add one.".into()
+        payment_note: match &card {
+            Some(card) => format!("{}. Invoices are charged to it.", payment::name(card)),
+            None if paid => "Invoices are charged to it.".into(),
+            None => "Nothing is charged now. Your calls work before you add one.".into(),
         },
         key_state,
         key_note: key.map_or_else(|| "It lets your program call the API.".into(), |key| format!("{}, {}.", key.name, key.hint)),

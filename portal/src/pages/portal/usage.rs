@@ -220,6 +220,9 @@ pub async fn running(
         });
     }
     let name = words::meter(meter);
+    if sum.is_zero() && sum_before.is_zero() {
+        rows.clear();
+    }
     let running = range.until > today;
     let so_far = if running { " so far" } else { "" };
     let against = format::change(&sum, &before_here)
@@ -432,6 +435,10 @@ async fn allowance(portal: &Portal, ctx: &Ctx, consumer: &ConsumerId, agreement:
         let text =
             if included.refused_beyond { "At this pace calls will be refused before the month ends.".to_owned() } else { what.to_owned() };
         Some(Note::new(Tone::Warn, "At this pace you will pass your allowance this month.", text).with("See your plan", "/plan"))
+    } else if used.is_zero() {
+        Some(
+            Note::new(Tone::Plain, "No calls this month yet.", "The first one shows up here within seconds.").with("Make a call", "/start"),
+        )
     } else {
         None
     };
