@@ -22,6 +22,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// An engine that is not ready by then is given up.
 const STARTUP: Duration = Duration::from_mins(2);
 const POLL: Duration = Duration::from_millis(10);
+/// How soon the death of an engine that answered is noticed.
+const WATCH: Duration = Duration::from_millis(50);
 /// How long an engine may take to end in an orderly way.
 const GRACE: Duration = Duration::from_secs(15);
 
@@ -213,7 +215,7 @@ impl Run {
                     let _ = child.kill();
                 }
             }
-            std::thread::sleep(POLL);
+            std::thread::sleep(if ready_since.is_some() { WATCH } else { POLL });
         };
         if ready_since.is_some_and(|since| since.elapsed() > STEADY) {
             self.deaths = 0;
