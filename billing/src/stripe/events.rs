@@ -25,15 +25,13 @@ const LEASE: TimeDelta = TimeDelta::seconds(60);
 const LOOK_EVERY: Duration = Duration::from_millis(300);
 const MOST_ATTEMPTS: i32 = 20;
 
-/// What we listen for.
-pub const KINDS: [&str; 11] = [
-    "invoice.finalized",
+/// What we listen for. Not `invoice.finalized`: that is our own doing, and recorded by the push.
+pub const KINDS: [&str; 9] = [
     "invoice.paid",
     "invoice.payment_failed",
     "invoice.payment_action_required",
     "invoice.voided",
     "invoice.marked_uncollectible",
-    "invoice.overdue",
     "checkout.session.completed",
     "setup_intent.succeeded",
     "payment_method.attached",
