@@ -113,7 +113,7 @@ fn engine_lines() -> Progress {
     Progress::new(|engine, event| match event {
         Event::Starting => {}
         Event::Preparing | Event::Ready { .. } | Event::Stopped | Event::Died { .. } | Event::Failed(_) => {
-            println!("  {engine:12} {event}")
+            println!("  {engine:12} {event}");
         }
     })
 }
@@ -218,8 +218,11 @@ fn secrets(file: &Path) -> anyhow::Result<Secrets> {
             .with_context(|| format!("{} is damaged; restore it from a backup, since Stripe keys are encrypted with it", file.display()));
     }
     let mut rng = rand::rng();
-    let mut hex = |bytes: usize| (0..bytes).map(|_| format!("{:02x}", rng.random::<u8>())).collect::<String>();
-    let secrets = Secrets { encryption_key: hex(32), stripe_key: format!("sk_test_{}_{}", hex(6), hex(12)) };
+    let account = hex::encode(rng.random::<[u8; 6]>());
+    let secrets = Secrets {
+        encryption_key: hex::encode(rng.random::<[u8; 32]>()),
+        stripe_key: format!("sk_test_{account}_{}", hex::encode(rng.random::<[u8; 12]>())),
+    };
     write_private(file, &secrets)?;
     Ok(secrets)
 }

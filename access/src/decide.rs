@@ -116,6 +116,7 @@ fn candidates<'a>(snapshot: &'a Snapshot, question: &Question, consumer: &Consum
 }
 
 /// Some when the plan allows the route: the entitlement that does, or none where the plan allows everything.
+#[allow(clippy::option_option)] // two questions: whether it is allowed, and by which entitlement
 fn allowed_by<'a>(subscription: &'a Subscription, method: &str, path: &Path) -> Option<Option<&'a Entitlement>> {
     if subscription.entitlements.is_empty() {
         return Some(None);

@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use clickhouse::Row;
 use farebox_core::ids::WorkspaceId;
 use farebox_core::kafka::EVENTS;
+use farebox_core::period::{Period, floor_minute};
 use farebox_core::{App, clock};
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{Consumer, DefaultConsumerContext};
@@ -20,10 +21,10 @@ use crate::{MeteringError, usage};
 pub struct PipelineStatus {
     /// Rows that came in, copies included (also those that came twice because a process died).
     pub deliveries: u64,
-    /// Events that usage counts, each once.
+    /// Events before `until` that usage counts, each once.
     pub counted: u64,
-    /// Copies that came in and count no second time.
-    pub copies: u64,
+    /// The minute that is running: what happens from then on is still coming in.
+    pub until: DateTime<Utc>,
     /// Minutes read from raw events until they are recomputed.
     pub dirty_minutes: u64,
     pub last_event: Option<DateTime<Utc>>,
@@ -61,14 +62,15 @@ pub async fn status(app: &App, workspace: &WorkspaceId) -> Result<PipelineStatus
     );
     let touched: Touched = bound(app, workspace, &sql).fetch_one().await?;
     let at = |seconds: u32, more: i64| DateTime::from_timestamp(i64::from(seconds) + more, 0).unwrap_or_default();
-    let whole = farebox_core::period::Period { start: at(touched.first, 0), end: at(touched.last, 60) };
+    let (start, until) = (at(touched.first, 0), floor_minute(as_of));
+    let whole = Period { start, end: at(touched.last, 60).min(until).max(start) };
     let calls = usage::query(app, &usage::UsageQuery::new(workspace, "calls", whole)).await?;
     let counted = calls.rows.first().and_then(|row| row.value.to_plain_string().parse().ok()).unwrap_or(0);
     let deliveries = progress.sources.iter().map(|s| s.deliveries).sum::<u64>();
     Ok(PipelineStatus {
         deliveries,
         counted,
-        copies: deliveries.saturating_sub(counted),
+        until,
         dirty_minutes: touched.dirty,
         last_event: progress.sources.iter().map(|s| s.newest).max(),
         complete_until: progress.complete_until,
@@ -78,9 +80,10 @@ pub async fn status(app: &App, workspace: &WorkspaceId) -> Result<PipelineStatus
     })
 }
 
-/// Distinct events, counted one by one and not from rollups: for an audit, costly on large stores.
-pub async fn stored(app: &App, workspace: &WorkspaceId) -> Result<u64, MeteringError> {
-    Ok(bound(app, workspace, "SELECT count() FROM events FINAL WHERE workspace = {ws:String}").fetch_one().await?)
+/// Distinct events before `until`, counted one by one and not from rollups: for an audit, costly on large stores.
+pub async fn stored(app: &App, workspace: &WorkspaceId, until: DateTime<Utc>) -> Result<u64, MeteringError> {
+    let sql = "SELECT count() FROM events FINAL WHERE workspace = {ws:String} AND time < toDateTime64({until:Int64}, 6, 'UTC')";
+    Ok(bound(app, workspace, sql).param("until", until.timestamp()).fetch_one().await?)
 }
 
 /// How far the consumer group is behind.

@@ -56,25 +56,30 @@ impl UsageQuery {
         }
     }
 
+    #[must_use]
     pub fn windows(mut self, window: Window, time_zone: Tz) -> Self {
         (self.window, self.time_zone) = (window, time_zone);
         self
     }
 
+    #[must_use]
     pub fn by(mut self, dimension: Dimension) -> Self {
         self.group_by.push(dimension);
         self
     }
 
+    #[must_use]
     pub fn only(mut self, dimension: Dimension, value: impl Into<String>) -> Self {
         self.filters.push((dimension, vec![value.into()]));
         self
     }
 
+    #[must_use]
     pub fn of_consumer(self, consumer: &ConsumerId) -> Self {
         self.only(Dimension::Consumer, consumer.as_str())
     }
 
+    #[must_use]
     pub fn of_subscription(self, subscription: &SubscriptionId) -> Self {
         self.only(Dimension::Subscription, subscription.as_str())
     }

@@ -99,7 +99,7 @@ fn taxes(invoice: &Invoice) -> Vec<(String, Money)> {
     }
     // Rounded by line and in all may differ; what the invoice says is what is shown.
     let sum = Money::sum(found.iter().map(|(_, amount)| *amount), invoice.currency);
-    if sum != Ok(invoice.tax) { Vec::new() } else { found }
+    if sum == Ok(invoice.tax) { found } else { Vec::new() }
 }
 
 fn line(line: &InvoiceLine, invoice: &Invoice, ctx: &Ctx) -> Line {

@@ -220,12 +220,13 @@ fn same_origin(headers: &HeaderMap) -> bool {
 
 /// Turns what was said into a page, and a redirect of a part of a page into one of the whole page.
 fn finish(mut response: Response, side: Side, provider: &str, htmx: bool) -> Response {
-    if htmx && response.status() == StatusCode::SEE_OTHER {
-        if let Some(to) = response.headers().get(header::LOCATION).cloned() {
-            let mut whole = StatusCode::NO_CONTENT.into_response();
-            whole.headers_mut().insert("hx-redirect", to);
-            return whole;
-        }
+    if htmx
+        && response.status() == StatusCode::SEE_OTHER
+        && let Some(to) = response.headers().get(header::LOCATION).cloned()
+    {
+        let mut whole = StatusCode::NO_CONTENT.into_response();
+        whole.headers_mut().insert("hx-redirect", to);
+        return whole;
     }
     let Some(said) = response.extensions_mut().remove::<Said>() else { return response };
     let home = if side == Side::Console { ("To the overview", "/console") } else { ("To the start", "/") };

@@ -21,7 +21,7 @@ pub enum Command {
 pub async fn run(instance: &Instance, command: Command) -> anyhow::Result<()> {
     match command {
         Command::Apply { file } => {
-            print_changes(&send(instance, &file, false).await?, "Nothing to change: the catalogue is as the file says.", "Applied")
+            print_changes(&send(instance, &file, false).await?, "Nothing to change: the catalogue is as the file says.", "Applied");
         }
         Command::Diff { file } => print_changes(&send(instance, &file, true).await?, "No difference.", "Would change"),
         Command::Export => {

@@ -71,7 +71,7 @@ pub async fn run(find: &Find, options: &Options) -> anyhow::Result<()> {
         &options.up,
         Progress::new(|_, event| {
             if let Event::Died { .. } | Event::Failed(_) = event {
-                eprintln!("  {event}")
+                eprintln!("  {event}");
             }
         }),
         stop.clone(),

@@ -20,7 +20,7 @@ pub async fn killed_at_each_step_of_the_close(suite: &Suite) {
     let points: Vec<_> = faults::POINTS.iter().copied().filter(|point| point.starts_with("close.")).collect();
     assert_eq!(points.len(), 5);
     dies_and_recovers_at(suite, &points, async |ws: &WorkspaceId, month: &str, point: &str| {
-        close_in_another_process(suite, ws, month, point).await
+        close_in_another_process(suite, ws, month, point).await;
     })
     .await;
 }

@@ -28,7 +28,7 @@ pub struct Up {
 }
 
 /// How long the engines may take to start on a slow machine.
-const START: Duration = Duration::from_secs(120);
+const START: Duration = Duration::from_mins(2);
 
 impl Suite {
     pub async fn start() -> anyhow::Result<Self> {
@@ -95,10 +95,6 @@ impl Up {
     pub fn instance(&self) -> anyhow::Result<Instance> {
         let found = self.credentials()?;
         Ok(Instance::new(&found.base_url, &found.admin_token, &found.ingest_token))
-    }
-
-    pub fn data(&self) -> &Path {
-        &self.data
     }
 
     /// `kill -9` of every process of this instance whose command line matches; at least one must be there.

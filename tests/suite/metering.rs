@@ -24,6 +24,7 @@ use crate::harness::Suite;
 /// Across the end of summer time in Berlin and the start in Lord Howe's year-round half hours.
 const FIRST: &str = "2026-10-24T18:00:00Z";
 const MINUTES: i64 = 48 * 60;
+const MINUTES_LONG: usize = 48 * 60;
 const SUBJECTS: [&str; 5] = ["alpha", "beta", "gamma", "delta", ""];
 const STATUSES: [u16; 8] = [200, 200, 204, 302, 401, 404, 429, 503];
 
@@ -178,9 +179,9 @@ impl History {
         let to = self.rng.random_bool(0.5).then(|| from.max(first()) + TimeDelta::minutes(self.rng.random_range(1..MINUTES)));
         let mut conn = app.pg.acquire().await.expect("PostgreSQL answers");
         links::link_subject(&mut conn, &self.workspace, subject, &consumer, from, to).await.expect("linked");
-        let owners = self.owners.entry(subject).or_insert_with(|| vec![None; MINUTES as usize]);
-        for (n, owner) in owners.iter_mut().enumerate() {
-            let at = first() + TimeDelta::minutes(n as i64);
+        let owners = self.owners.entry(subject).or_insert_with(|| vec![None; MINUTES_LONG]);
+        for (n, owner) in (0..).zip(owners.iter_mut()) {
+            let at = first() + TimeDelta::minutes(n);
             if from <= at && to.is_none_or(|to| at < to) {
                 *owner = Some(consumer.clone());
             }

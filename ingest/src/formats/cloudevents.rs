@@ -37,7 +37,7 @@ fn draft(event: &Object) -> Result<Draft, Rejection> {
     let id = event.required_text("id", "/id")?;
     let kind = event.required_text("type", "/type")?;
     let subject = without_secret(event.text("subject", "/subject")?);
-    let time = event.get("time").map(|raw| time(raw)).transpose()?;
+    let time = event.get("time").map(time).transpose()?;
     if event.get("data_base64").is_some() {
         return Err(Rejection::new(Reason::UnsupportedData, "/data_base64", "Binary data is not read. Send JSON in /data."));
     }

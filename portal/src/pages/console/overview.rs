@@ -19,7 +19,7 @@ use farebox_metering::{consumers, pipeline};
 use serde::Deserialize;
 
 use super::kpis::{funnel_table, percent};
-use super::pipeline::{agreement, stages};
+use super::pipeline::{agreement, stages, up_to};
 use crate::account;
 use crate::context::{Ctx, page};
 use crate::failure::Failure;
@@ -108,14 +108,14 @@ pub async fn show(State(portal): State<Portal>, ctx: Ctx, Query(asked): Query<As
     let (this, then) = tokio::try_join!(by_day(&portal, &ctx, month), by_day(&portal, &ctx, before))?;
     let activation = ActivationParams { common: weeks(), ..ActivationParams::default() };
     let funnel = FunnelParams { common: weeks(), ..FunnelParams::default() };
-    let (status, stored, counts, activation, funnel) = tokio::join!(
-        pipeline::status(app, workspace),
-        pipeline::stored(app, workspace),
+    let status = pipeline::status(app, workspace).await?;
+    let (stored, counts, activation, funnel) = tokio::join!(
+        pipeline::stored(app, workspace, status.until),
         dead_letters::counts(app, workspace),
         kpis::activation(app, workspace, &activation),
         kpis::funnel(app, workspace, &funnel),
     );
-    let (status, stored, counts, activation, funnel) = (status?, stored?, counts?, activation?, funnel?);
+    let (stored, counts, activation, funnel) = (stored?, counts?, activation?, funnel?);
     let agreed = agreement(&status, stored);
     let (stages, stages_note) = stages(&portal, &ctx, &status).await?;
 
@@ -153,14 +153,14 @@ pub async fn show(State(portal): State<Portal>, ctx: Ctx, Query(asked): Query<As
             format::money(mrr),
             format::counted(i64::try_from(in_force).unwrap_or(i64::MAX), "subscription", "subscriptions"),
         );
-        if let Ok(moved) = mrr.checked_sub(mrr_before) {
-            if !moved.is_zero() {
-                let sign = if moved.minor > 0 { "+" } else { "" };
-                stat = stat.change(
-                    format!("{sign}{} in 30 days,", format::money(moved)),
-                    if moved.minor > 0 { Direction::Better } else { Direction::Worse },
-                );
-            }
+        if let Ok(moved) = mrr.checked_sub(mrr_before)
+            && !moved.is_zero()
+        {
+            let sign = if moved.minor > 0 { "+" } else { "" };
+            stat = stat.change(
+                format!("{sign}{} in 30 days,", format::money(moved)),
+                if moved.minor > 0 { Direction::Better } else { Direction::Worse },
+            );
         }
         stats.push(stat);
         let invoiced = periods.iter().find(|p| p.start == month.start).or(periods.last());
@@ -193,7 +193,7 @@ pub async fn show(State(portal): State<Portal>, ctx: Ctx, Query(asked): Query<As
             title: "Does it add up?".into(),
             verdict: agreed.verdict,
             equation: agreed.equation,
-            note: "Since the beginning, over everything that was ever received.".into(),
+            note: up_to(&status, tz),
         },
         traffic: traffic(&this, &then, month, before, today, &ctx),
         revenue: earned(&periods, money, &ctx),
@@ -242,7 +242,7 @@ fn recurring(stretches: &[revenue::Stretch], at: DateTime<Utc>, currency: farebo
 fn needs(ctx: &Ctx, states: &[summary::StateSummary], stripe: &settings::Status, letters: u64, agrees: bool, money: bool) -> Vec<Need> {
     let mut needs = Vec::new();
     let mut need = |icon, class, title: String, text: String, label: &str, href: &str| {
-        needs.push(Need { icon, class, title, text, action: Action::new(label, href) })
+        needs.push(Need { icon, class, title, text, action: Action::new(label, href) });
     };
     if !agrees {
         need(

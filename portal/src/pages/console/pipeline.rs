@@ -48,20 +48,11 @@ pub struct Agreement {
 /// Received less copies is stored; stored is counted by usage. Two ways to the same number, from the rows themselves
 /// and from the rollups.
 pub fn agreement(status: &pipeline::PipelineStatus, stored: u64) -> Agreement {
-    let copies = status.deliveries.saturating_sub(stored);
     let difference = i128::from(stored) - i128::from(status.counted);
     let waiting = status.partitions.as_ref().map_or(0, |all| all.iter().map(|p| p.lag).sum::<i64>());
-    let sources = i64::try_from(status.sources.len()).unwrap_or(i64::MAX);
     let equation = Equation {
         terms: vec![
-            Term::new(
-                "",
-                "Events received",
-                format::count(status.deliveries),
-                format!("from {}", format::counted(sources, "source", "sources")),
-            ),
-            Term::new("\u{2212}", "Copies", format::count(copies), "the same event again"),
-            Term::new("=", "Stored, each once", format::count(stored), "counted one by one"),
+            Term::new("", "Stored, each once", format::count(stored), "counted one by one"),
             Term::new("=", "Counted in usage", format::count(status.counted), "from rollups and what is not yet in them"),
         ],
         difference: Some(Term::new(
@@ -74,6 +65,11 @@ pub fn agreement(status: &pipeline::PipelineStatus, stored: u64) -> Agreement {
     let agrees = difference == 0;
     let verdict = if agrees { Badge::new(Tone::Ok, "Agrees to the last event") } else { Badge::new(Tone::Bad, "Does not agree") };
     Agreement { verdict, equation, agrees }
+}
+
+/// What the equation is about.
+pub fn up_to(status: &pipeline::PipelineStatus, tz: chrono_tz::Tz) -> String {
+    format!("Every event before {}; what happens now is still on its way. A copy is stored once.", format::instant(status.until, tz))
 }
 
 /// From a gateway to an invoice, with what waits where.
@@ -126,7 +122,7 @@ pub async fn show(State(portal): State<Portal>, ctx: Ctx) -> Result<Response, Fa
     let (app, workspace, tz) = (&portal.app, &ctx.workspace.id, ctx.tz());
     let now = clock::now();
     let status = pipeline::status(app, workspace).await?;
-    let stored = pipeline::stored(app, workspace).await?;
+    let stored = pipeline::stored(app, workspace, status.until).await?;
     let agreed = agreement(&status, stored);
     let (stages, _) = stages(&portal, &ctx, &status).await?;
     let registered = sources::list(&mut *app.pg.acquire().await?, workspace).await?;
@@ -209,7 +205,7 @@ fn rejections(verdicts: &[tally::VerdictCount]) -> Chart {
     }
     let refused: u64 = rejected.values().sum();
     let mut reasons: Vec<_> = rejected.into_iter().collect();
-    reasons.sort_by(|a, b| b.1.cmp(&a.1));
+    reasons.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
     let rows =
         reasons.iter().map(|(reason, n)| ChartRow { label: crate::words::title(reason), cells: vec![format::count(*n)], now: false });
     let summary = format!(
