@@ -22,6 +22,7 @@ mod routes;
 mod snapshot;
 
 use axum::Extension;
+use axum::middleware::from_fn_with_state;
 use axum::routing::any;
 use farebox_core::App;
 use tokio_util::sync::CancellationToken;
@@ -37,10 +38,14 @@ pub fn router(app: &App) -> OpenApiRouter {
         .route("/v1/decide/{source}", any(door::ask))
         .route("/v1/decide/{source}/{*path}", any(door::ask))
         .route("/v1/decide/{source}/", any(door::ask))
-        .routes(routes!(console::issue, console::list))
-        .routes(routes!(console::revoke))
-        .routes(routes!(console::decisions))
         .layer(Extension(Gate::of(app)))
+        .routes(routes!(console::issue, console::list))
+        .merge(
+            OpenApiRouter::new()
+                .routes(routes!(console::revoke))
+                .routes(routes!(console::decisions))
+                .layer(from_fn_with_state(app.clone(), farebox_core::idempotency::middleware)),
+        )
         .with_state(app.clone())
 }
 

@@ -22,6 +22,14 @@ pub struct Source {
     pub networks: Vec<String>,
 }
 
+/// Whether it is a network (`10.0.0.0/8`, `fd00::/8`) or a single address.
+pub fn is_network(text: &str) -> bool {
+    let (address, prefix) = text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
+    let Ok(address) = address.parse::<std::net::IpAddr>() else { return false };
+    let longest = if address.is_ipv4() { 32 } else { 128 };
+    prefix.is_none_or(|prefix| prefix.parse::<u8>().is_ok_and(|prefix| prefix <= longest))
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     #[error("source `{name}` cannot be read: {what}")]

@@ -26,6 +26,8 @@ use crate::verdict::{Reason, Rejection};
 
 /// Bytes of bodies (after decompression) that are worked on at once; more are answered with 503.
 const IN_FLIGHT_KIB: usize = 48 << 10;
+/// Messages handed to the producer at once: its queue takes 100,000.
+const AT_ONCE: usize = 10_000;
 /// How long Kafka may take to acknowledge before the sender is told to try again.
 const ACKNOWLEDGE_WITHIN: Duration = Duration::from_secs(8);
 
@@ -161,6 +163,13 @@ fn to_json<T: serde::Serialize>(value: &T) -> Vec<u8> {
 
 /// Sends all (topic, key, payload) and waits for every acknowledgement.
 pub(crate) async fn produce(producer: &FutureProducer, messages: &[(&str, String, Vec<u8>)]) -> Result<(), Unavailable> {
+    for some in messages.chunks(AT_ONCE) {
+        produce_at_once(producer, some).await?;
+    }
+    Ok(())
+}
+
+async fn produce_at_once(producer: &FutureProducer, messages: &[(&str, String, Vec<u8>)]) -> Result<(), Unavailable> {
     let mut deliveries = Vec::with_capacity(messages.len());
     for (topic, key, payload) in messages {
         let record = FutureRecord::to(topic).key(key.as_str()).payload(payload.as_slice());

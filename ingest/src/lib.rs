@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use axum::Extension;
 use axum::extract::DefaultBodyLimit;
+use axum::middleware::from_fn_with_state;
 use farebox_core::App;
 use tokio_util::sync::CancellationToken;
 use utoipa_axum::router::OpenApiRouter;
@@ -37,17 +38,20 @@ use crate::intake::Intake;
 
 pub use crate::replay::{Report, replay};
 
-/// The routes for gateways: with their own limits on bodies.
+/// The routes for gateways, with their own limits on bodies, and those for people.
 pub fn router(app: &App) -> OpenApiRouter {
-    OpenApiRouter::new()
-        .routes(routes!(events::post))
-        .routes(routes!(logs::post))
+    let management = OpenApiRouter::new()
         .routes(routes!(console::list))
         .routes(routes!(console::counts))
         .routes(routes!(console::replay))
         .routes(routes!(console::verdicts))
+        .layer(from_fn_with_state(app.clone(), farebox_core::idempotency::middleware));
+    OpenApiRouter::new()
+        .routes(routes!(events::post))
+        .routes(routes!(logs::post))
         .layer(DefaultBodyLimit::disable())
         .layer(Extension(Arc::new(Intake::new(app))))
+        .merge(management)
         .with_state(app.clone())
 }
 

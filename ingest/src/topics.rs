@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use farebox_core::App;
 use farebox_core::ids::SourceId;
 use farebox_core::source::{self, Source};
+use farebox_core::{App, config};
 use futures::{FutureExt, StreamExt};
 use rdkafka::Message;
 use rdkafka::consumer::{CommitMode, Consumer, DefaultConsumerContext, StreamConsumer};
@@ -28,8 +28,9 @@ use crate::verdict::{Reason, Rejection};
 
 /// How often the list of sources is read: a new source is picked up within this time.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Messages taken together, at most.
+/// Messages taken together, at most, and about how many bytes of them.
 const MESSAGES: usize = 500;
+const BYTES: usize = 1 << 20;
 
 /// Keeps a reader running for each source with a topic, until `stop`.
 pub async fn run(intake: Arc<Intake>, stop: CancellationToken) {
@@ -108,7 +109,7 @@ async fn read_topic(intake: &Intake, source: &Source, topic: &str, format: Forma
                 format,
                 received_at,
                 body: None,
-                records: messages.iter().flat_map(|m| read_message(m, format, intake.app.config.ingest.max_event_bytes)).collect(),
+                records: messages.iter().flat_map(|m| read_message(m, format, &intake.app.config.ingest)).collect(),
             };
             match intake.take(batch).await {
                 Ok(_) => break,
@@ -134,11 +135,16 @@ async fn next_messages(consumer: &StreamConsumer, stop: &CancellationToken) -> R
         first = stream.next() => first,
     };
     let Some(first) = first else { return Ok(None) };
-    let mut messages = vec![first?.detach()];
-    while messages.len() < MESSAGES {
+    let first = first?.detach();
+    let mut bytes = first.payload().map_or(0, <[u8]>::len);
+    let mut messages = vec![first];
+    while messages.len() < MESSAGES && bytes < BYTES {
         match stream.next().now_or_never() {
-            Some(Some(Ok(message))) => messages.push(message.detach()),
-            // An error is seen again by the next call; what is here is worked on first.
+            Some(Some(Ok(message))) => {
+                bytes += message.payload().unwrap_or_default().len();
+                messages.push(message.detach());
+            }
+            // What is here is worked on first; an error that lasts shows again.
             _ => break,
         }
     }
@@ -159,16 +165,16 @@ fn commit(consumer: &StreamConsumer, messages: &[OwnedMessage]) -> Result<(), Ka
 }
 
 /// The records of a message: an object is one, an array as many as it has elements (gateways that batch send either).
-fn read_message(message: &OwnedMessage, format: Format, most: usize) -> Vec<Read> {
+fn read_message(message: &OwnedMessage, format: Format, limits: &config::Ingest) -> Vec<Read> {
     let at = message.timestamp().to_millis().and_then(DateTime::<Utc>::from_timestamp_millis).map_or(0, |t| t.timestamp_millis());
     let place = format!("{}/{}/{}/{at}", message.topic(), message.partition(), message.offset());
-    read_records(message.payload().unwrap_or_default(), &place, format, most)
+    read_records(message.payload().unwrap_or_default(), &place, format, limits)
 }
 
-fn read_records(payload: &[u8], place: &str, format: Format, most: usize) -> Vec<Read> {
+fn read_records(payload: &[u8], place: &str, format: Format, limits: &config::Ingest) -> Vec<Read> {
     let payload = Bytes::copy_from_slice(payload);
-    let read = |index: usize, raw: Bytes| Read {
-        decoded: decode(&raw, format, most),
+    let read = |index: usize, raw: Bytes, decoded| Read {
+        decoded,
         raw: Raw::Bytes(raw),
         origin: Some(format!("kafka/{place}/{index}")),
         fallback_id: format!("{place}/{index}"),
@@ -176,9 +182,15 @@ fn read_records(payload: &[u8], place: &str, format: Format, most: usize) -> Vec
     if payload.trim_ascii_start().first() == Some(&b'[')
         && let Ok(elements) = serde_json::from_slice::<Vec<&RawValue>>(&payload)
     {
-        return elements.into_iter().enumerate().map(|(index, raw)| read(index, payload.slice_ref(raw.get().as_bytes()))).collect();
+        if elements.len() > limits.max_events_per_batch {
+            let most = limits.max_events_per_batch;
+            let rejection = Rejection::new(Reason::TooLarge, "", format!("A message has at most {most} events. Send smaller batches."));
+            return vec![read(0, payload.clone(), Err(rejection))];
+        }
+        let pieces = elements.into_iter().map(|raw| payload.slice_ref(raw.get().as_bytes()));
+        return pieces.enumerate().map(|(index, raw)| read(index, raw.clone(), decode(&raw, format, limits.max_event_bytes))).collect();
     }
-    vec![read(0, payload)]
+    vec![read(0, payload.clone(), decode(&payload, format, limits.max_event_bytes))]
 }
 
 fn decode(raw: &[u8], format: Format, most: usize) -> Result<crate::formats::Draft, Rejection> {
@@ -195,18 +207,22 @@ mod tests {
     #[test]
     fn an_object_is_one_record_and_an_array_as_many_as_it_has() {
         let log = r#"{"request":{},"response":{"status":200},"start_time":1795268435453}"#;
-        let one = read_records(log.as_bytes(), "t/0/7/1", Format::Apisix, 1000);
+        let limits = config::Ingest { max_events_per_batch: 2, ..config::Ingest::default() };
+        let one = read_records(log.as_bytes(), "t/0/7/1", Format::Apisix, &limits);
         assert_eq!(one.iter().map(|r| r.fallback_id.as_str()).collect::<Vec<_>>(), ["t/0/7/1/0"]);
-        let two = read_records(format!(" [{log},7]").as_bytes(), "t/0/8/1", Format::Apisix, 1000);
+        let two = read_records(format!(" [{log},7]").as_bytes(), "t/0/8/1", Format::Apisix, &limits);
         assert_eq!(two.iter().map(|r| r.fallback_id.as_str()).collect::<Vec<_>>(), ["t/0/8/1/0", "t/0/8/1/1"]);
         assert!(two[0].decoded.is_ok());
         assert_eq!(two[1].decoded.as_ref().expect_err("a number").reason, Reason::NotAnObject);
+        let many = read_records(b"[1,2,3]", "t/0/9/1", Format::Apisix, &limits);
+        assert_eq!(many.len(), 1);
+        assert_eq!(many[0].decoded.as_ref().expect_err("three").reason, Reason::TooLarge);
     }
 
     #[test]
     fn a_message_that_is_nothing_is_one_verdict() {
         for payload in ["", "[", "\u{0}", "[{]"] {
-            let read = read_records(payload.as_bytes(), "t/0/7/1", Format::Apisix, 1000);
+            let read = read_records(payload.as_bytes(), "t/0/7/1", Format::Apisix, &config::Ingest::default());
             assert_eq!(read.len(), 1);
             assert_eq!(read[0].decoded.as_ref().expect_err(payload).reason, Reason::InvalidJson, "{payload}");
         }

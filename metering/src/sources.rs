@@ -22,6 +22,8 @@ pub struct Source {
     pub lateness_s: i32,
     /// Silent for so many seconds, it no longer holds `complete_until` back.
     pub idle_s: i32,
+    /// From where (CIDR) it may ask for decisions without a token.
+    pub networks: Vec<String>,
 }
 
 /// Creates or changes the source of this name.
@@ -38,7 +40,7 @@ pub async fn upsert(
         Source,
         r#"INSERT INTO sources (id, workspace_id, name, format, kafka_topic, backfill, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7)
            ON CONFLICT (workspace_id, name) DO UPDATE SET format = excluded.format, kafka_topic = excluded.kafka_topic, backfill = excluded.backfill
-           RETURNING id AS "id: SourceId", workspace_id AS "workspace: WorkspaceId", name, format, kafka_topic, backfill, lateness_s, idle_s"#,
+           RETURNING id AS "id: SourceId", workspace_id AS "workspace: WorkspaceId", name, format, kafka_topic, backfill, lateness_s, idle_s, networks"#,
         id.as_str(),
         workspace.as_str(),
         name,
@@ -74,7 +76,7 @@ pub async fn set_networks(
 pub async fn by_name(conn: &mut PgConnection, workspace: &WorkspaceId, name: &str) -> Result<Option<Source>, MeteringError> {
     Ok(sqlx::query_as!(
         Source,
-        r#"SELECT id AS "id: SourceId", workspace_id AS "workspace: WorkspaceId", name, format, kafka_topic, backfill, lateness_s, idle_s
+        r#"SELECT id AS "id: SourceId", workspace_id AS "workspace: WorkspaceId", name, format, kafka_topic, backfill, lateness_s, idle_s, networks
            FROM sources WHERE workspace_id = $1 AND name = $2"#,
         workspace.as_str(),
         name
@@ -86,7 +88,7 @@ pub async fn by_name(conn: &mut PgConnection, workspace: &WorkspaceId, name: &st
 pub async fn list(conn: &mut PgConnection, workspace: &WorkspaceId) -> Result<Vec<Source>, MeteringError> {
     Ok(sqlx::query_as!(
         Source,
-        r#"SELECT id AS "id: SourceId", workspace_id AS "workspace: WorkspaceId", name, format, kafka_topic, backfill, lateness_s, idle_s
+        r#"SELECT id AS "id: SourceId", workspace_id AS "workspace: WorkspaceId", name, format, kafka_topic, backfill, lateness_s, idle_s, networks
            FROM sources WHERE workspace_id = $1 ORDER BY name"#,
         workspace.as_str()
     )
@@ -98,7 +100,7 @@ pub async fn list(conn: &mut PgConnection, workspace: &WorkspaceId) -> Result<Ve
 pub async fn all_with_topic(conn: &mut PgConnection) -> Result<Vec<Source>, MeteringError> {
     Ok(sqlx::query_as!(
         Source,
-        r#"SELECT id AS "id: SourceId", workspace_id AS "workspace: WorkspaceId", name, format, kafka_topic, backfill, lateness_s, idle_s
+        r#"SELECT id AS "id: SourceId", workspace_id AS "workspace: WorkspaceId", name, format, kafka_topic, backfill, lateness_s, idle_s, networks
            FROM sources WHERE kafka_topic IS NOT NULL ORDER BY kafka_topic"#
     )
     .fetch_all(conn)

@@ -25,11 +25,11 @@ struct Route {
 }
 
 const ROUTES: [Route; 5] = [
-    Route { id: "orders-list", api: "orders", method: "GET", path: "/orders", weight: 38, latency_ms: 45.0 },
-    Route { id: "orders-get", api: "orders", method: "GET", path: "/orders/o-17", weight: 30, latency_ms: 18.0 },
-    Route { id: "orders-create", api: "orders", method: "POST", path: "/orders", weight: 12, latency_ms: 80.0 },
-    Route { id: "customers-get", api: "customers", method: "GET", path: "/customers/c-4", weight: 14, latency_ms: 22.0 },
-    Route { id: "reports-daily", api: "reports", method: "GET", path: "/reports/daily", weight: 6, latency_ms: 260.0 },
+    Route { id: "GET /orders", api: "orders", method: "GET", path: "/orders", weight: 38, latency_ms: 45.0 },
+    Route { id: "GET /orders/{id}", api: "orders", method: "GET", path: "/orders/o-17", weight: 30, latency_ms: 18.0 },
+    Route { id: "POST /orders", api: "orders", method: "POST", path: "/orders", weight: 12, latency_ms: 80.0 },
+    Route { id: "GET /customers/{id}", api: "customers", method: "GET", path: "/customers/c-4", weight: 14, latency_ms: 22.0 },
+    Route { id: "GET /reports/daily", api: "reports", method: "GET", path: "/reports/daily", weight: 6, latency_ms: 260.0 },
 ];
 const STATUSES: [(u16, u32); 8] = [(200, 900), (304, 25), (400, 22), (404, 18), (401, 4), (429, 8), (500, 9), (503, 14)];
 

@@ -69,7 +69,7 @@ pub async fn from_sign_up_to_a_paid_invoice(suite: &Suite) {
     assert_eq!(call("/v1/reports/daily", key.trim()).await.expect("an answer"), StatusCode::FORBIDDEN);
 
     // The calls are in the chart within seconds.
-    browser.until_says(&format!("{base}/usage"), "orders-get", SECONDS).await;
+    browser.until_says(&format!("{base}/usage"), "GET /orders/{id}", SECONDS).await;
 
     // The month ends; it is closed, and the invoice is paid through Stripe.
     let month = farebox_core::clock::now().format("%Y-%m").to_string();

@@ -7,14 +7,17 @@
 mod browser;
 mod harness;
 
+mod access;
 mod billing;
 mod billing_faults;
 mod house;
+mod ingest;
 mod insights;
 mod journey;
 mod metering;
 mod metering_flow;
 mod pipeline;
+mod tenant;
 
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
@@ -84,6 +87,14 @@ fn main() -> ExitCode {
     alone!(tests: house::rooms_depend_one_way);
     on_engines!(tests:
         pipeline::counts_equal_the_truth,
+        ingest::a_batch_has_one_verdict_for_each_event,
+        ingest::bad_input_is_a_clear_problem,
+        ingest::a_gateways_own_topic_is_read,
+        ingest::a_replay_counts_once,
+        ingest::a_decided_call_counts_once_whichever_way_it_comes,
+        access::a_decision_says_who_and_why,
+        access::a_revoked_key_is_refused_within_a_second,
+        access::envoy_enforces_and_every_call_counts_once,
         metering::answers_equal_a_model_over_random_histories,
         metering_flow::events_travel_from_kafka_and_count_once,
         metering_flow::a_second_instance_may_come_and_go,

@@ -67,7 +67,11 @@ async fn write(conn: &mut PgConnection, catalog: &Catalog, actor: &str) -> Resul
     }
     for source in &catalog.sources {
         let before = sources::by_name(conn, ws, &source.name).await?;
-        let after = sources::upsert(conn, ws, &source.name, &source.format, source.kafka_topic.as_deref(), source.backfill).await?;
+        let mut after = sources::upsert(conn, ws, &source.name, &source.format, source.kafka_topic.as_deref(), source.backfill).await?;
+        if after.networks != source.networks {
+            sources::set_networks(conn, ws, &source.name, &source.networks).await?;
+            after.networks.clone_from(&source.networks);
+        }
         note(&mut applied, before.as_ref(), &after, || format!("source {}", source.name));
     }
     let apis_before = apis::list(conn, ws).await?;

@@ -41,6 +41,8 @@ pub struct SourceEntry {
     pub format: String,
     pub kafka_topic: Option<String>,
     pub backfill: bool,
+    /// From where (CIDR) it may ask for decisions without a token.
+    pub networks: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -185,6 +187,11 @@ fn sources(raw: &RawCatalog, errors: &mut Errors) -> Vec<SourceEntry> {
     unique(raw.sources.iter().enumerate().map(|(n, s)| (&s.name, format!("sources[{n}].name"))), "source", errors);
     let topics = raw.sources.iter().enumerate().filter_map(|(n, s)| Some((s.kafka_topic.as_ref()?, format!("sources[{n}].kafka_topic"))));
     unique(topics, "source on a topic", errors);
+    for (n, source) in raw.sources.iter().enumerate() {
+        for (m, network) in source.networks.iter().enumerate().filter(|(_, network)| !farebox_core::source::is_network(&network.value)) {
+            errors.at(network, &format!("sources[{n}].networks[{m}]"), "is no network; write it as 10.0.0.0/8 or as an address");
+        }
+    }
     raw.sources
         .iter()
         .map(|source| SourceEntry {
@@ -192,6 +199,7 @@ fn sources(raw: &RawCatalog, errors: &mut Errors) -> Vec<SourceEntry> {
             format: source.format.value.clone(),
             kafka_topic: source.kafka_topic.as_ref().map(|topic| topic.value.clone()),
             backfill: source.backfill,
+            networks: source.networks.iter().map(|network| network.value.clone()).collect(),
         })
         .collect()
 }

@@ -41,7 +41,9 @@ pub async fn export(conn: &mut PgConnection, ws: &WorkspaceId) -> Result<String,
         consumers: Vec::new(),
     };
     for s in sources::list(conn, ws).await? {
-        file.sources.push(pruned(json!({ "name": s.name, "format": s.format, "kafka_topic": s.kafka_topic, "backfill": s.backfill })));
+        file.sources.push(pruned(
+            json!({ "name": s.name, "format": s.format, "kafka_topic": s.kafka_topic, "backfill": s.backfill, "networks": s.networks }),
+        ));
     }
     for api in apis::list(conn, ws).await? {
         file.apis.push(pruned(json!({ "name": api.name, "product": api.product, "versions": api.versions })));

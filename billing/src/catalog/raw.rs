@@ -69,6 +69,8 @@ pub struct RawSource {
     pub kafka_topic: Option<At<String>>,
     #[serde(default)]
     pub backfill: bool,
+    #[serde(default)]
+    pub networks: Vec<At<String>>,
 }
 
 #[derive(Debug, Deserialize)]
