@@ -140,7 +140,7 @@ impl Calls {
             column("last_at", "last", "time"),
         ];
         let facts = Facts { table: Table::Routes, period: self.period, columns, filter, rule: &rule };
-        let mut query = facts.query(app, &self.workspace, outer);
+        let mut query = facts.query(app, &self.workspace, outer).await?;
         for (column, value) in only {
             if let Some(value) = value {
                 query = query.param(&format!("only_{column}"), value);

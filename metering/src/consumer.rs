@@ -81,6 +81,11 @@ fn poll(consumer: &BaseConsumer<Context>, context: &Context, sender: Sender<Item
             // Refused only for a partition that was just taken away.
             let _ = if paused { consumer.resume(&ours) } else { consumer.pause(&ours) };
             paused = !paused;
+        } else if held.len() > 1
+            && let Ok(ours) = consumer.assignment()
+        {
+            // A partition that was given to us meanwhile is not paused yet.
+            let _ = consumer.pause(&ours);
         }
         let wait = if paused { Duration::from_millis(10) } else { Duration::from_millis(100) };
         match consumer.poll(wait) {

@@ -124,7 +124,7 @@ pub async fn list(
     let outer = format!(
         "SELECT id, at, received, words, status, latency_us, request_bytes, response_bytes, counted, properties FROM ({{facts}}) ORDER BY at DESC, id DESC LIMIT {limit}"
     );
-    let mut query = selection.bind(facts.query(app, workspace, &outer));
+    let mut query = selection.bind(facts.query(app, workspace, &outer).await?);
     if let Some(id) = id {
         query = query.param("id", id);
     }

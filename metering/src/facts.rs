@@ -1,5 +1,5 @@
-//! Where numbers come from: rollup rows of minutes that are clean, and raw events of those that are not, planned from
-//! one snapshot within one query. Together exact, and fresh as soon as an event is stored.
+//! Where numbers come from: rollup rows of minutes that are clean, and raw events of those that are not, by one
+//! [`plan`]. Together exact, and fresh as soon as an event is stored.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use clickhouse::query::Query;
@@ -9,6 +9,10 @@ use farebox_core::period::{Period, floor_minute};
 
 use crate::attribution::attributed;
 use crate::rule::CountingRule;
+use crate::{MeteringError, plan};
+
+/// With more dirty minutes than this, everything is read from events.
+const MOST_DIRTY: usize = 5000;
 
 /// From slim to full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -72,60 +76,51 @@ pub(crate) struct Facts<'a> {
 }
 
 impl Facts<'_> {
-    /// `outer` with `{facts}` replaced by the union; parameters still to be bound besides `ws`.
-    pub fn query(&self, app: &App, workspace: &WorkspaceId, outer: &str) -> Query {
-        bound(app, workspace, &self.sql(outer))
-    }
-
-    pub fn sql(&self, outer: &str) -> String {
-        let raw = |scope: &str| {
-            let columns: Vec<_> = self.columns.iter().map(|(name, _, raw)| format!("{raw} AS {name}")).collect();
-            format!(
-                "SELECT {} FROM ({}) WHERE {}{}",
-                columns.join(", "),
-                attributed(self.rule, scope),
-                exact(self.period),
-                and(&self.filter)
-            )
-        };
+    /// `outer` with `{facts}` replaced by the union; parameters still to be bound besides `ws` and the plan's.
+    pub async fn query(&self, app: &App, workspace: &WorkspaceId, outer: &str) -> Result<Query, MeteringError> {
         if self.table == Table::Raw {
-            return outer.replace("{facts}", &raw(&range("toStartOfMinute(time)", self.period)));
+            return Ok(bound(app, workspace, &self.raw_sql(outer)));
         }
-        let rolled: Vec<_> = self.columns.iter().map(|(name, rolled, _)| format!("{rolled} AS {name}")).collect();
-        let rolled = format!(
-            "SELECT {} FROM {} WHERE workspace = {{ws:String}} {} AND (minute, gen) IN \
-             (SELECT x.1, x.2 FROM (SELECT arrayJoin(tupleElement(clean_and_dirty, 1)) AS x)){}",
-            rolled.join(", "),
-            self.table.name(),
-            range("minute", self.period),
-            and(&self.filter)
-        );
-        let dirty = format!(
-            "{} AND toStartOfMinute(time) IN (SELECT arrayJoin(tupleElement(clean_and_dirty, 2)))",
-            range("toStartOfMinute(time)", self.period)
-        );
-        let facts = format!("{rolled} UNION ALL {}", raw(&dirty));
-        format!("WITH ({}) AS clean_and_dirty {}", self.plan(), outer.replace("{facts}", &facts))
+        let plan = plan::plan(app, workspace, self.table, self.period).await?;
+        if plan.dirty.len() > MOST_DIRTY {
+            return Ok(bound(app, workspace, &self.raw_sql(outer)));
+        }
+        let mut branches = Vec::new();
+        if !plan.starts.is_empty() {
+            branches.push(self.rolled());
+        }
+        if branches.is_empty() || !plan.dirty.is_empty() {
+            let minutes: Vec<_> = plan.dirty.iter().map(u32::to_string).collect();
+            let minutes = if minutes.is_empty() { "0".to_owned() } else { minutes.join(", ") };
+            branches.push(self.raw(&format!("AND toStartOfMinute(time) IN ({minutes})")));
+        }
+        let query = bound(app, workspace, &outer.replace("{facts}", &branches.join(" UNION ALL ")));
+        if plan.starts.is_empty() {
+            return Ok(query);
+        }
+        Ok(query.param("plan_starts", plan.starts).param("plan_gens", plan.gens))
     }
 
-    /// Which minutes are clean, with their current generation, and which are not (or are cut by the period's ends).
-    /// A scalar, so it is evaluated once and both branches see the same snapshot.
-    fn plan(&self) -> String {
-        let (start, end) = (self.period.start.timestamp(), self.period.end.timestamp());
-        // A minute that the period's ends cut is always read from its events.
-        let clean = format!(
-            "g.done_n >= t.touched_n AND t.minute >= {} AND t.minute <= {}",
-            minute_sql(if floor_minute(self.period.start) == self.period.start { start } else { start + 60 }),
-            minute_sql((end - 60).max(0))
-        );
+    /// From events alone, whatever the table.
+    pub fn raw_sql(&self, outer: &str) -> String {
+        outer.replace("{facts}", &self.raw(""))
+    }
+
+    fn raw(&self, scope: &str) -> String {
+        let columns: Vec<_> = self.columns.iter().map(|(name, _, raw)| format!("{raw} AS {name}")).collect();
+        let scope = format!("{} {scope}", range("toStartOfMinute(time)", self.period));
+        format!("SELECT {} FROM ({}) WHERE {}{}", columns.join(", "), attributed(self.rule, &scope), exact(self.period), and(&self.filter))
+    }
+
+    fn rolled(&self) -> String {
+        let columns: Vec<_> = self.columns.iter().map(|(name, rolled, _)| format!("{rolled} AS {name}")).collect();
         format!(
-            "SELECT (groupArrayIf((t.minute, g.gen), {clean}), groupArrayIf(t.minute, NOT ({clean}))) FROM \
-             (SELECT minute, sum(n) AS touched_n FROM touched WHERE workspace = {{ws:String}} {} GROUP BY minute) AS t LEFT JOIN \
-             (SELECT bucket, max(n) AS done_n, argMax(gen, (n, gen)) AS gen FROM rollup_gen WHERE rollup = '{}' AND workspace = {{ws:String}} {} \
-             GROUP BY bucket) AS g ON t.minute = g.bucket",
-            range("minute", self.period),
+            "SELECT {} FROM {} WHERE workspace = {{ws:String}} {} AND gen = transform(roundDown(toUnixTimestamp(minute), {{plan_starts:Array(UInt32)}}), \
+             {{plan_starts:Array(UInt32)}}, {{plan_gens:Array(UInt64)}}, toUInt64(0)){}",
+            columns.join(", "),
             self.table.name(),
-            range("bucket", self.period)
+            range("minute", plan::whole_and_cut(self.period).0),
+            and(&self.filter)
         )
     }
 }

@@ -81,7 +81,7 @@ pub async fn calls(
         let outer = format!(
             "SELECT id, at, api, method, route, status, latency_us, credential, answered_by, reason FROM ({{facts}}) ORDER BY at DESC, id LIMIT {limit}"
         );
-        found = facts.query(app, workspace, &outer).param("consumer", consumer.as_str()).fetch_all().await?;
+        found = facts.query(app, workspace, &outer).await?.param("consumer", consumer.as_str()).fetch_all().await?;
         if found.len() >= limit || start == period.start {
             break;
         }
@@ -117,6 +117,6 @@ pub async fn last_used(
     let columns = vec![("credential", "credential".to_owned(), "credential".to_owned()), ("last_at", "last".to_owned(), "time".to_owned())];
     let facts = Facts { table: Table::Routes, period, columns, filter: "consumer = {consumer:String}".to_owned(), rule: &rule };
     let outer = "SELECT credential, toUnixTimestamp64Micro(max(last_at)) AS at FROM ({facts}) GROUP BY credential";
-    let found: Vec<Last> = facts.query(app, workspace, outer).param("consumer", consumer.as_str()).fetch_all().await?;
+    let found: Vec<Last> = facts.query(app, workspace, outer).await?.param("consumer", consumer.as_str()).fetch_all().await?;
     Ok(found.into_iter().map(|row| (row.credential.parse().ok(), DateTime::from_timestamp_micros(row.at).unwrap_or_default())).collect())
 }

@@ -31,6 +31,7 @@ pub mod links;
 mod measure;
 pub mod meters;
 pub mod pipeline;
+mod plan;
 mod poison;
 pub mod proof;
 pub mod recompute;

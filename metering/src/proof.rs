@@ -92,7 +92,7 @@ pub async fn of(
         meter_version: meter.version,
         subscription: subscription.clone(),
         period,
-        query: facts.sql(SUMMED),
+        query: facts.raw_sql(SUMMED),
         parameters,
         events: behind.events,
         hash: behind.hash,
@@ -140,7 +140,7 @@ pub async fn events(
     let outer = format!(
         "SELECT id, at, received, from_source, subject, via, status, toString(amount) AS value FROM ({{facts}}) ORDER BY id LIMIT {limit}"
     );
-    let found: Vec<Found> = selection.bind(facts.query(app, workspace, &outer)).param("after", after).fetch_all().await?;
+    let found: Vec<Found> = selection.bind(facts.query(app, workspace, &outer).await?).param("after", after).fetch_all().await?;
     let read = found.into_iter().map(|row| {
         Ok(ProofEvent {
             id: row.id,
@@ -214,7 +214,7 @@ async fn all(
     if let Some(answers) = known(&key) {
         return Ok(answers);
     }
-    let found: Vec<Behind> = selection.bind(facts.query(app, workspace, SUMMED)).fetch_all().await?;
+    let found: Vec<Behind> = selection.bind(facts.query(app, workspace, SUMMED).await?).fetch_all().await?;
     let answers: Answers = Arc::new(found.into_iter().map(|b| (b.of.clone(), b)).collect());
     let mut remembered = REMEMBERED.lock().unwrap_or_else(PoisonError::into_inner);
     if remembered.len() >= REMEMBER {

@@ -8,6 +8,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
+use chrono::TimeDelta;
 use clickhouse::Row;
 use farebox_core::ids::WorkspaceId;
 use farebox_core::{App, clock};
@@ -23,8 +24,10 @@ const MAX_MINUTES: usize = 2_000;
 /// A recomputation that took longer does not publish: its rows may be taken for garbage.
 const MAX_AGE: Duration = Duration::from_secs(20 * 60);
 /// Rows of generations older than this that are not current are garbage.
-const GARBAGE_AGE: Duration = Duration::from_secs(60 * 60);
+pub const GARBAGE_AGE: Duration = Duration::from_secs(60 * 60);
 
+/// Hours consolidated at a time.
+const MOST_HOURS: usize = 200;
 /// Bits of a generation that are a sequence's; the others tell the time.
 const SEQUENCE_BITS: u32 = 20;
 
@@ -197,18 +200,49 @@ async fn generation(app: &App) -> Result<u64, MeteringError> {
     Ok((millis << SEQUENCE_BITS) | (u64::try_from(number).unwrap_or(0) & ((1 << SEQUENCE_BITS) - 1)))
 }
 
+/// Gives past hours one generation each, so that plans stay short: minutes are recomputed one by one while they are
+/// live. Returns the number of minutes.
+pub async fn consolidate(app: &App) -> Result<usize, MeteringError> {
+    let before = minute_sql((clock::now() - TimeDelta::hours(2)).timestamp());
+    let mut done = 0;
+    for table in Table::ROLLUPS {
+        let current = format!(
+            "SELECT workspace, bucket, max(n) AS done_n, argMax(gen, (n, gen)) AS last_gen FROM rollup_gen \
+             WHERE rollup = '{}' AND bucket < toStartOfHour({before}) GROUP BY workspace, bucket",
+            table.name()
+        );
+        let sql = format!(
+            "SELECT toString(workspace) AS workspace, toUnixTimestamp(bucket) AS minute, done_n AS n FROM ({current}) \
+             WHERE (workspace, toStartOfHour(bucket)) IN (SELECT workspace, toStartOfHour(bucket) AS hour FROM ({current}) \
+             GROUP BY workspace, hour HAVING min(last_gen) < max(last_gen) ORDER BY workspace, hour LIMIT {MOST_HOURS}) ORDER BY workspace, minute"
+        );
+        let found: Vec<Dirty> = app.clickhouse.query_raw(&sql).fetch_all().await?;
+        let day = |d: &Dirty| (d.workspace.clone(), d.minute / 86_400);
+        for part in found.chunk_by(|a, b| day(a) == day(b)) {
+            // Published with the `n` it had: a minute that was touched since stays dirty.
+            done += batch(app, table, part).await?;
+        }
+    }
+    Ok(done)
+}
+
 /// Deletes rows of generations that are not current and too old to be published any more, and what was published of
 /// them.
-pub async fn collect_garbage(app: &App) -> Result<(), MeteringError> {
-    let age = i64::try_from(GARBAGE_AGE.as_millis()).unwrap_or(i64::MAX);
+pub async fn collect_garbage(app: &App, age: Duration) -> Result<(), MeteringError> {
+    let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
     let cutoff = u64::try_from(clock::now().timestamp_millis() - age).unwrap_or(0) << SEQUENCE_BITS;
     for table in Table::ROLLUPS {
         let name = table.name();
-        let current =
-            format!("SELECT workspace, bucket, argMax(gen, (n, gen)) FROM rollup_gen WHERE rollup = '{name}' GROUP BY workspace, bucket");
-        let rows = format!("gen < {cutoff} AND (workspace, minute, gen) NOT IN ({current})");
+        let current = format!(
+            "SELECT workspace, bucket, argMax(gen, (n, gen)) AS last_gen FROM rollup_gen WHERE rollup = '{name}' GROUP BY workspace, bucket"
+        );
+        // What was superseded a moment ago may be in the plan of a question that is just being answered.
+        let moving = format!("SELECT workspace, bucket FROM ({current}) WHERE last_gen >= {cutoff}");
+        let rows = format!("gen < {cutoff} AND (workspace, minute, gen) NOT IN ({current}) AND (workspace, minute) NOT IN ({moving})");
         delete(app, name, &rows).await?;
-        let published = format!("rollup = '{name}' AND gen < {cutoff} AND (workspace, bucket, gen) NOT IN ({current})");
+        let published = format!(
+            "rollup = '{name}' AND gen < {cutoff} AND (workspace, bucket, gen) NOT IN ({current}) AND (workspace, bucket) NOT IN ({moving})"
+        );
         delete(app, "rollup_gen", &published).await?;
     }
     Ok(())

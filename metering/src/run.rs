@@ -17,7 +17,7 @@ const SYNC_EVERY: Duration = Duration::from_millis(200);
 /// How often all dirty minutes are searched for, whoever touched them.
 const SEARCH_EVERY: Duration = Duration::from_secs(15);
 const REPAIR_EVERY: Duration = Duration::from_secs(300);
-const GARBAGE_EVERY: Duration = Duration::from_secs(1800);
+const TIDY_EVERY: Duration = Duration::from_secs(1800);
 
 /// Consumes, recomputes, copies timelines and repairs, until `stop`.
 pub async fn run(app: App, stop: CancellationToken) -> anyhow::Result<()> {
@@ -27,8 +27,9 @@ pub async fn run(app: App, stop: CancellationToken) -> anyhow::Result<()> {
         keep_recomputing(app.clone(), hints, stop.clone()),
         every(SYNC_EVERY, &app, &stop, "timelines could not be copied", |app| async move { timelines::sync(&app).await.map(drop) }),
         every(REPAIR_EVERY, &app, &stop, "duplicates could not be searched for", |app| async move { repair::recent(&app).await }),
-        every(GARBAGE_EVERY, &app, &stop, "superseded rollup rows could not be deleted", |app| async move {
-            recompute::collect_garbage(&app).await
+        every(TIDY_EVERY, &app, &stop, "rollups could not be tidied", |app| async move {
+            recompute::consolidate(&app).await?;
+            recompute::collect_garbage(&app, recompute::GARBAGE_AGE).await
         }),
     )?;
     Ok(())

@@ -140,7 +140,7 @@ pub async fn query(app: &App, query: &UsageQuery) -> Result<UsageAnswer, Meterin
         query.offset
     );
     let facts = Facts { table: selection.table, period: query.period, columns, filter: selection.filter.clone(), rule: &rule };
-    let mut bound = selection.bind(facts.query(app, &query.workspace, &outer));
+    let mut bound = selection.bind(facts.query(app, &query.workspace, &outer).await?);
     for (dimension, (_, parameter)) in query.group_by.iter().zip(&names) {
         if let Dimension::Property(pointer) = dimension {
             bound = bound.param(parameter, pointer);

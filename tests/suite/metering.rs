@@ -98,12 +98,13 @@ impl History {
 
     async fn play(&mut self, app: &App) {
         for _ in 0..30 {
-            match self.rng.random_range(0..10) {
+            match self.rng.random_range(0..11) {
                 0..=3 => self.send(app).await,
                 4 => self.link(app).await,
                 5 => self.subscribe(app).await,
                 6 => drop(recompute::workspace(app, &self.workspace).await.expect("recomputed")),
                 7 => self.repair(app).await,
+                8 => drop(recompute::consolidate(app).await.expect("consolidated")),
                 _ => self.check(app).await,
             }
         }
