@@ -23,8 +23,7 @@ up: setup
 
 ## Everything checked: format, lints, dependencies, unit and property tests, whole-system tests, the browser.
 test: setup-test fmt lint deny
-	@cargo test --workspace --exclude farebox
-	@cargo test --package farebox
+	@cargo test --workspace
 
 setup:
 	@engines/fetch

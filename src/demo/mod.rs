@@ -301,7 +301,8 @@ async fn state(running: &Running, past: Past, before: u64, live: u64, counted: u
     let base = &running.credentials.base_url;
     let workspace = &running.workspace.id;
     let console = entry::owner_demo_link(&mut conn, workspace, up::OWNER, LINKS_ARE_GOOD_FOR).await?;
-    let consumer = payments::showcase(&mut conn, workspace).await?;
+    let from = past.from.and_time(chrono::NaiveTime::MIN).and_utc();
+    let consumer = payments::showcase(running, from).await?;
     let email = consumer.email.as_deref().context("the showcase has no address")?;
     let developer = entry::consumer_user(&mut conn, workspace, &consumer.id, email, &consumer.name).await?;
     let portal = entry::consumer_demo_link(&mut conn, &developer, LINKS_ARE_GOOD_FOR).await?;

@@ -4,15 +4,16 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use chrono::TimeDelta;
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use farebox_billing::stripe;
-use farebox_core::ids::{ConsumerId, WorkspaceId};
+use farebox_core::clock;
+use farebox_core::ids::ConsumerId;
+use farebox_core::period::floor_minute;
 use farebox_core::secret::Secret;
 use farebox_metering::consumers::{self, Consumer};
 use farebox_metering::credentials::{self, NewCredential};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use reqwest::redirect::Policy;
-use sqlx::PgConnection;
 
 use super::population::{Life, Resident};
 use crate::progress::Step;
@@ -21,8 +22,6 @@ use crate::up::Running;
 /// Accepted when charged; and saved without complaint but declined when charged.
 const GOOD_CARD: &str = "4242424242424242";
 const DECLINED_CARD: &str = "4000000000000341";
-/// The consumer whose portal the demo opens.
-const SHOWCASE: &str = "Meridian";
 /// Stripe's double charges a card a second after an invoice is final.
 const COLLECTED_WITHIN: Duration = Duration::from_secs(4);
 /// Checkouts under way at once.
@@ -127,8 +126,18 @@ async fn states(running: &Running) -> anyhow::Result<BTreeMap<String, u64>> {
     }
 }
 
-/// The consumer whose portal is shown: one that pays and has a history.
-pub async fn showcase(conn: &mut PgConnection, workspace: &WorkspaceId) -> anyhow::Result<Consumer> {
-    let all = consumers::all(conn, workspace).await?;
-    all.into_iter().find(|c| c.name.starts_with(SHOWCASE)).context("nobody lives in the demo")
+/// The consumer whose portal is shown: of those who pay by use, the one who calls most.
+pub async fn showcase(running: &Running, from: DateTime<Utc>) -> anyhow::Result<Consumer> {
+    let to = floor_minute(clock::now());
+    let query = format!("/api/v1/usage?meter=requests&window=none&group_by=consumer&plan=growth&from={}&to={}", rfc3339(from), rfc3339(to));
+    let answer = running.instance.get(&query).await?;
+    let rows = answer["data"].as_array().context("the usage answer has no `data`")?;
+    let most = rows.iter().max_by_key(|row| row["value"].as_str().and_then(|value| value.parse::<u64>().ok()));
+    let id: ConsumerId = most.and_then(|row| row["group"]["consumer"]["id"].as_str()).context("nobody pays by use")?.parse()?;
+    let mut conn = running.app.pg.acquire().await?;
+    consumers::get(&mut conn, &running.workspace.id, &id).await?.context("the consumer is gone")
+}
+
+fn rfc3339(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Secs, true)
 }

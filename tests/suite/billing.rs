@@ -217,10 +217,12 @@ pub async fn many_workers_close_a_month_exactly_once(suite: &Suite) {
         .sum();
     close::close_period(app, &business.ws, month("2026-09")).await.expect("closes");
     let found = business.invoices(app).await;
-    assert!(issued <= 12 && found.len() == 12, "{issued} issued, {} there", found.len());
-    let subscriptions: BTreeSet<_> = found.iter().map(|i| i.subscription.clone()).collect();
+    // The running system's own close may be at the next month already; its numbers belong to the same series.
+    let september: Vec<_> = found.iter().filter(|i| i.period.start == month("2026-09").start).collect();
+    assert!(issued <= 12 && september.len() == 12, "{issued} issued, {} there", september.len());
+    let subscriptions: BTreeSet<_> = september.iter().map(|i| i.subscription.clone()).collect();
     let numbers: BTreeSet<_> = found.iter().filter_map(|i| i.number.clone()).collect();
-    let expected: BTreeSet<_> = (1..=12).map(|n| format!("ACME-{n:06}")).collect();
+    let expected: BTreeSet<_> = (1..=found.len()).map(|n| format!("ACME-{n:06}")).collect();
     assert_eq!((subscriptions.len(), numbers), (12, expected));
 }
 

@@ -172,7 +172,7 @@ pub async fn a_decided_call_counts_once_whichever_way_it_comes(suite: &Suite) {
     let body = json!({ "resourceLogs": [{ "scopeLogs": [{ "logRecords": [record, record, broken] }] }] });
     for _ in 0..2 {
         let answer: Value = tenant.call(Method::POST, "/v1/logs").json(&body).send().await.expect("an answer").json().await.expect("JSON");
-        assert_eq!(answer["partialSuccess"]["rejectedLogRecords"], "1", "{answer}");
+        assert_eq!(answer["partialSuccess"]["rejectedLogRecords"], 1, "{answer}");
     }
     let mut same = event("another-id");
     same["data"]["decision"] = json!(decision);
