@@ -162,7 +162,7 @@ impl Config {
     pub fn load(file: &Path) -> Result<Self, ConfigError> {
         let config: Self = Figment::from(Serialized::defaults(Self::default()))
             .merge(Toml::file(file))
-            .merge(Env::prefixed("FAREBOX_").split("__").ignore(&["url", "token", "engines", "data", "log"]))
+            .merge(Env::prefixed("FAREBOX_").filter(|name| name.as_str().contains("__")).split("__"))
             .extract()
             .map_err(Box::new)?;
         config.validate()?;

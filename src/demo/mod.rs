@@ -109,6 +109,8 @@ async fn live_through(find: &Find, options: &Options, running: &Running) -> anyh
 
     let step = Step::of("Live calls through Envoy", LIVE_CALLS);
     let live = Live::start(find, running).await?;
+    let example = format!("{}/v2/orders", live.gateway_url);
+    farebox_portal::settings::set_example_url(&mut *running.app.pg.acquire().await?, &running.workspace.id, Some(&example)).await?;
     while live.sent() < LIVE_CALLS {
         tokio::time::sleep(Duration::from_millis(50)).await;
         let _ = live.sent();

@@ -13,7 +13,10 @@ pub fn rooms_depend_one_way() {
         ("farebox-billing", &["farebox-core", "farebox-metering"]),
         ("farebox-insights", &["farebox-core", "farebox-metering", "farebox-billing"]),
         ("farebox-access", &["farebox-core", "farebox-metering", "farebox-billing"]),
-        ("farebox-portal", &["farebox-core", "farebox-ingest", "farebox-metering", "farebox-billing", "farebox-insights", "farebox-access"]),
+        (
+            "farebox-portal",
+            &["farebox-core", "farebox-ingest", "farebox-metering", "farebox-billing", "farebox-insights", "farebox-access"],
+        ),
     ]);
     let output =
         Command::new(env!("CARGO")).args(["metadata", "--no-deps", "--offline", "--format-version", "1"]).output().expect("cargo runs");

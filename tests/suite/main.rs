@@ -17,6 +17,7 @@ mod journey;
 mod metering;
 mod metering_flow;
 mod pipeline;
+mod stripe;
 mod tenant;
 
 use std::process::ExitCode;
@@ -109,6 +110,13 @@ fn main() -> ExitCode {
         billing::the_catalogue_is_idempotent_and_versions_stay,
         billing::a_test_clock_ends_trials_and_periods,
         billing_faults::killed_at_each_step_of_the_close,
+        stripe::one_invoice_whatever_stripe_answers,
+        stripe::the_same_bytes_are_sent_again,
+        stripe::a_different_total_blocks,
+        stripe::paid_by_webhooks_in_any_order,
+        stripe::paid_although_no_webhook_arrives,
+        stripe::a_forged_webhook_is_refused,
+        stripe::keys_are_sealed,
         journey::from_sign_up_to_a_paid_invoice,
     );
     by_url!(tests:
