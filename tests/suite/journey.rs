@@ -96,7 +96,7 @@ pub async fn from_sign_up_to_a_paid_invoice(suite: &Suite) {
 
 async fn paid_invoice(suite: &Suite) -> Option<Value> {
     let page = suite.instance.get("/api/v1/invoices?limit=500").await.ok()?;
-    page["data"].as_array()?.iter().find(|invoice| invoice["consumer"]["name"] == "Journey Ltd" && invoice["state"] == "paid").cloned()
+    page["data"].as_array()?.iter().find(|invoice| invoice["buyer"]["name"] == "Journey Ltd" && invoice["state"] == "paid").cloned()
 }
 
 /// Consumers activated so far.
