@@ -45,7 +45,8 @@ pub async fn issue_until(
         name: name.to_owned(),
         hint: secret.hint(),
         hash: secret.hash(),
-        environment: if workspace.test_mode { "sandbox" } else { "production" }.to_owned(),
+        // A workspace is an environment of its own: what calls a test workspace is that one's production.
+        environment: "production".to_owned(),
         created_at: now,
         expires_at,
     };

@@ -288,8 +288,8 @@ pub async fn paid_by_webhooks_in_any_order(suite: &Suite) {
     assert_eq!(register_webhook(app, &shop.workspace).await.expect("still registered"), Some(address));
     assert_eq!(shop.at_stripe("webhook_endpoints").await.len(), 1);
     shop.give_card().await;
-    shop.order("webhook-faults", json!({"type": "invoice.paid", "mishap": "duplicate"})).await;
-    shop.order("webhook-faults", json!({"type": "invoice.paid", "mishap": "disorder", "times": 2, "millis": 1500})).await;
+    shop.order("webhook-faults", json!({"type": "invoice.paid", "fault": "duplicate"})).await;
+    shop.order("webhook-faults", json!({"type": "invoice.paid", "fault": "disorder", "times": 2, "millis": 1500})).await;
     for invoice in [shop.issue(0).await, shop.issue(0).await, shop.issue(0).await] {
         let ours = shop.when_paid(&invoice).await;
         assert!(ours.paid_at.is_some());

@@ -64,8 +64,18 @@ pub fn from_parser(error: &serde_saphyr::Error) -> CatalogError {
     let location = plain.location();
     let message = plain.render_with_formatter(&serde_saphyr::UserMessageFormatter);
     // The parser repeats the place at the end; it has its own fields here.
-    let message = message.split(" at line ").next().unwrap_or_default().trim_end_matches(" (at").to_owned();
+    let message = message.split(" at line ").next().unwrap_or_default().trim_end_matches(" (at");
+    let message = in_words(message).to_owned();
     CatalogError { line: location.map_or(1, |l| l.line()), column: location.map_or(1, |l| l.column()), path: String::new(), message }
+}
+
+/// The parser's messages that speak of Rust's types, as a person would say them.
+fn in_words(message: &str) -> &str {
+    match message {
+        "expected string scalar" => "a text is expected here",
+        "invalid i32" | "invalid i64" | "invalid u32" | "invalid u64" => "a whole number is expected here",
+        other => other,
+    }
 }
 
 /// As a problem: each error names its line.
