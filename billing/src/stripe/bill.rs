@@ -231,6 +231,7 @@ mod tests {
         Period { start: "2026-10-01T00:00:00Z".parse().expect("a time"), end: "2026-11-01T00:00:00Z".parse().expect("a time") }
     }
 
+    #[allow(clippy::unnecessary_wraps)] // as a line carries it
     fn vat(minor: i64, inclusive: bool) -> Option<Tax> {
         Some(Tax { name: "VAT".to_owned(), rate: "0.19".parse().expect("a decimal"), inclusive, amount: usd(minor) })
     }

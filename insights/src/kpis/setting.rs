@@ -190,6 +190,7 @@ mod tests {
         range(&common, &WEEKS, now()).map(|(from, to)| (shown(from), shown(to))).map_err(|e| e.to_string())
     }
 
+    #[allow(clippy::unnecessary_wraps)] // stands beside refusals in assertions
     fn ok(from: &str, to: &str) -> Result<(String, String), String> {
         Ok((from.to_owned(), to.to_owned()))
     }

@@ -286,7 +286,8 @@ fn retention() -> String {
                     if n >= age {
                         return None;
                     }
-                    let part = size * (shares[n] - (i as i64 * 3 + n as i64) % 5) / 100;
+                    let wobble = i64::try_from((i * 3 + n) % 5).unwrap_or_default();
+                    let part = size * (shares[n] - wobble) / 100;
                     let part = if n == 0 { *size } else { part };
                     let (p, w) = (BigDecimal::from(part), BigDecimal::from(*size));
                     Some(kpis::HeatCell {

@@ -6,7 +6,7 @@ mod developer;
 
 use axum::Router;
 use axum::extract::Path;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use farebox_portal::view::Shell;
@@ -20,7 +20,7 @@ fn pages() -> Vec<(&'static str, Render)> {
     pages
 }
 
-async fn show(path: String, _: HeaderMap) -> Response {
+fn show(path: &str) -> Response {
     match pages().into_iter().find(|(name, _)| *name == path) {
         Some((_, render)) => Html(render()).into_response(),
         None => (StatusCode::NOT_FOUND, "no such page").into_response(),
@@ -32,7 +32,7 @@ async fn main() -> std::io::Result<()> {
     let index: String = pages().iter().map(|(name, _)| format!("<li><a href=\"/g/{name}\">{name}</a>")).collect();
     let router = Router::new()
         .route("/", get(|| async move { Html(format!("<ul>{index}</ul>")) }))
-        .route("/g/{page}", get(|Path(page): Path<String>, headers: HeaderMap| show(page, headers)))
+        .route("/g/{page}", get(|Path(page): Path<String>| async move { show(&page) }))
         .route("/assets/{hash}/{name}", get(assets::serve))
         .layer(axum::middleware::from_fn(security::headers));
     let listener = tokio::net::TcpListener::bind(std::env::args().nth(1).as_deref().unwrap_or("127.0.0.1:0")).await?;
