@@ -47,6 +47,7 @@ struct Arguments {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
+    farebox_core::tls::install();
     let arguments = Arguments::parse();
     let file = arguments.engines.clone().unwrap_or_else(|| arguments.data.join("engines.json"));
     let bench = Bench::start(&file).await?;

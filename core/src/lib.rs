@@ -25,6 +25,7 @@ pub mod problem;
 pub mod secret;
 pub mod source;
 pub mod telemetry;
+pub mod tls;
 pub mod workspace;
 
 pub use app::App;

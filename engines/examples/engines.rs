@@ -40,6 +40,7 @@ enum Command {
 
 #[tokio::main]
 async fn main() -> Result<()> {
+    farebox_core::tls::install();
     match Arguments::parse().command {
         Command::Engine(command) => cli::run(command).await,
         Command::Up { data, kafka_port, clickhouse_port, postgres_port, stripe_port, open } => {

@@ -39,6 +39,7 @@ impl Drop for Scratch {
 }
 
 fn options(data: &Path, with: With) -> Options {
+    farebox_core::tls::install();
     let mut options = Options::new(data);
     options.program = Some(program());
     options.with = with;

@@ -69,6 +69,7 @@ enum Command {
 }
 
 pub fn main() -> ExitCode {
+    farebox_core::tls::install();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

@@ -83,6 +83,7 @@ async fn suite() -> &'static Suite {
 }
 
 fn main() -> ExitCode {
+    farebox_core::tls::install();
     let arguments = Arguments::from_args();
     let mut tests = Vec::new();
     alone!(tests: house::rooms_depend_one_way);

@@ -28,6 +28,7 @@ pub fn scratch(name: &str) -> PathBuf {
 /// The double that the tests share, on a runtime of its own: a test's runtime ends with the test.
 pub fn shared() -> &'static str {
     static URL: OnceLock<String> = OnceLock::new();
+    farebox_core::tls::install();
     URL.get_or_init(|| {
         let (tell, told) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
