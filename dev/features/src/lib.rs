@@ -1,0 +1,2 @@
+//! Holds no code: see its Cargo.toml.
+#![forbid(unsafe_code)]
