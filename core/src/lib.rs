@@ -14,6 +14,7 @@ pub mod clickhouse;
 pub mod clock;
 pub mod config;
 pub mod event;
+pub mod field_map;
 pub mod http;
 pub mod idempotency;
 pub mod ids;

@@ -22,6 +22,10 @@ pub struct Source {
     pub networks: Vec<String>,
 }
 
+/// The formats that `ingest` reads without a field map, in order. A test there keeps this list equal to its decoders.
+pub const FORMATS: [&str; 11] =
+    ["apisix", "aws", "cloudevents", "envoy", "envoy_otlp", "kong", "nginx", "traefik", "traefik_otlp", "tyk", "wso2"];
+
 /// Whether it is a network (`10.0.0.0/8`, `fd00::/8`) or a single address.
 pub fn is_network(text: &str) -> bool {
     let (address, prefix) = text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));

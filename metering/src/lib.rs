@@ -24,6 +24,7 @@ mod error;
 pub mod events;
 mod facts;
 mod fence;
+pub mod formats;
 mod hints;
 mod http;
 pub mod latest;

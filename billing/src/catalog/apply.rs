@@ -5,7 +5,7 @@ use farebox_core::clock;
 use farebox_core::ids::{ConsumerId, WorkspaceId};
 use farebox_core::period::floor_minute;
 use farebox_core::{audit_log, workspace};
-use farebox_metering::{apis, consumers, links, meters, sources};
+use farebox_metering::{apis, consumers, formats, links, meters, sources};
 use serde::Serialize;
 use sqlx::{Connection, PgConnection};
 
@@ -64,6 +64,10 @@ async fn write(conn: &mut PgConnection, catalog: &Catalog, actor: &str) -> Resul
     {
         workspace::update_settings(conn, ws, catalog.currency, catalog.time_zone, &catalog.seller, &catalog.taxes).await?;
         applied.note("change", format!("settings of {}", workspace.name));
+    }
+    for format in &catalog.formats {
+        let before = formats::upsert(conn, ws, format).await?;
+        note(&mut applied, before.as_ref(), format, || format!("format {}", format.name));
     }
     for source in &catalog.sources {
         let before = sources::by_name(conn, ws, &source.name).await?;

@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, NaiveDate, Utc};
 use chrono_tz::Tz;
 use farebox_core::event;
+use farebox_core::field_map::FieldMap;
 use farebox_core::money::{Currency, decimal};
+use farebox_core::source::FORMATS;
 use farebox_metering::apis::ApiVersion;
 use farebox_metering::meters::{Aggregate, Definition, Meter};
 use serde_json::{Value, json};
@@ -28,6 +30,7 @@ pub struct Catalog {
     /// As stored with the workspace: name, address, tax_id, invoice_number_prefix.
     pub seller: Value,
     pub taxes: Value,
+    pub formats: Vec<FieldMap>,
     pub sources: Vec<SourceEntry>,
     pub apis: Vec<ApiEntry>,
     pub meters: Vec<Definition>,
@@ -91,6 +94,7 @@ pub fn check(raw: &RawCatalog) -> Result<Catalog, Vec<CatalogError>> {
     let time_zone = errors.keep(zone, &raw.time_zone, "time_zone");
     let seller = raw.seller.as_ref().map_or_else(|| json!({}), |seller| self::seller(seller, &mut errors));
     let taxes = taxes(raw, &mut errors);
+    let formats = super::formats::read(raw, &mut errors);
     let sources = sources(raw, &mut errors);
     let apis = apis(raw, &mut errors);
     let meters = meters(raw, &mut errors);
@@ -104,6 +108,7 @@ pub fn check(raw: &RawCatalog) -> Result<Catalog, Vec<CatalogError>> {
             time_zone,
             seller,
             taxes,
+            formats,
             sources,
             apis,
             meters,
@@ -187,7 +192,14 @@ fn sources(raw: &RawCatalog, errors: &mut Errors) -> Vec<SourceEntry> {
     unique(raw.sources.iter().enumerate().map(|(n, s)| (&s.name, format!("sources[{n}].name"))), "source", errors);
     let topics = raw.sources.iter().enumerate().filter_map(|(n, s)| Some((s.kafka_topic.as_ref()?, format!("sources[{n}].kafka_topic"))));
     unique(topics, "source on a topic", errors);
+    unique(raw.formats.iter().enumerate().map(|(n, f)| (&f.name, format!("formats[{n}].name"))), "format", errors);
     for (n, source) in raw.sources.iter().enumerate() {
+        let format = &source.format.value;
+        if !FORMATS.contains(&format.as_str()) && !raw.formats.iter().any(|own| own.name.value == *format) {
+            let message =
+                format!("there is no format `{format}`; write one of {}, or one that this file has under `formats`", FORMATS.join(", "));
+            errors.at(&source.format, &format!("sources[{n}].format"), message);
+        }
         for (m, network) in source.networks.iter().enumerate().filter(|(_, network)| !farebox_core::source::is_network(&network.value)) {
             errors.at(network, &format!("sources[{n}].networks[{m}]"), "is no network; write it as 10.0.0.0/8 or as an address");
         }

@@ -2,7 +2,7 @@
 
 use farebox_core::ids::WorkspaceId;
 use farebox_core::workspace;
-use farebox_metering::{apis, consumers, links, meters, sources};
+use farebox_metering::{apis, consumers, formats, links, meters, sources};
 use serde::Serialize;
 use serde_json::{Value, json};
 use sqlx::PgConnection;
@@ -17,6 +17,8 @@ struct File {
     #[serde(skip_serializing_if = "Value::is_null")]
     seller: Value,
     taxes: Value,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    formats: Vec<Value>,
     sources: Vec<Value>,
     apis: Vec<Value>,
     meters: Vec<Value>,
@@ -34,12 +36,16 @@ pub async fn export(conn: &mut PgConnection, ws: &WorkspaceId) -> Result<String,
         time_zone: workspace.time_zone.name().to_owned(),
         seller: if workspace.seller.get("name").is_some() { workspace.seller } else { Value::Null },
         taxes: workspace.taxes,
+        formats: Vec::new(),
         sources: Vec::new(),
         apis: Vec::new(),
         meters: Vec::new(),
         plans: Vec::new(),
         consumers: Vec::new(),
     };
+    for format in formats::list(conn, ws).await? {
+        file.formats.push(to_value(serde_json::to_value(format))?);
+    }
     for s in sources::list(conn, ws).await? {
         file.sources.push(pruned(
             json!({ "name": s.name, "format": s.format, "kafka_topic": s.kafka_topic, "backfill": s.backfill, "networks": s.networks }),

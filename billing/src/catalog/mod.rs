@@ -9,6 +9,7 @@ mod apply;
 mod check;
 mod errors;
 mod export;
+mod formats;
 mod plan;
 mod raw;
 

@@ -19,6 +19,8 @@ pub struct RawCatalog {
     #[serde(default)]
     pub taxes: Vec<RawTax>,
     #[serde(default)]
+    pub formats: Vec<RawFormat>,
+    #[serde(default)]
     pub sources: Vec<RawSource>,
     #[serde(default)]
     pub apis: Vec<RawApi>,
@@ -59,6 +61,26 @@ pub struct RawTax {
     pub inclusive: bool,
     #[serde(default)]
     pub countries: Vec<At<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawFormat {
+    pub name: At<String>,
+    pub event: Option<At<String>>,
+    pub fields: BTreeMap<String, RawReading>,
+    #[serde(default)]
+    pub properties: Vec<At<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawReading {
+    pub pointer: At<String>,
+    pub r#type: Option<At<String>>,
+    pub unit: Option<At<String>>,
+    #[serde(default)]
+    pub unset: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -84,3 +84,47 @@ fn a_wrong_shape_names_its_line() {
         .join("\n---\n")
     );
 }
+
+const HEAD: &str = "workspace: acme/live\ncurrency: USD\ntime_zone: UTC\n";
+
+#[test]
+fn a_format_of_ones_own_reads_as_meant() {
+    let text = r#"
+formats:
+  - name: edge-log
+    fields:
+      end_time: {pointer: /ts, type: epoch, unit: ms}
+      status: {pointer: /http/status}
+      latency: {pointer: /took, unit: s}
+      subject: {pointer: /user, type: secret, unset: [anonymous]}
+      response_bytes: {pointer: /sent, unit: kB}
+    properties: [/region]
+sources: [{name: edge, format: edge-log}]
+"#;
+    let catalog = parse(&format!("{HEAD}{text}")).map_err(|e| format!("{e:#?}")).expect("right");
+    insta::assert_json_snapshot!(catalog.formats);
+}
+
+#[test]
+fn a_wrong_format_names_its_line() {
+    insta::assert_snapshot!(shown(&format!(
+        "{HEAD}{}",
+        r#"formats:
+  - name: kong
+    fields: {time: {pointer: /t}}
+  - name: Edge Log
+    fields:
+      time: {pointer: ts}
+      end_time: {pointer: /ts, type: epoch}
+      latency: {pointer: /took}
+      status: {pointer: /status, unit: ms}
+      subject: {pointer: /user, type: number}
+      colour: {pointer: /colour}
+    properties: [region]
+  - name: late
+    fields: {status: {pointer: /s}}
+sources:
+  - {name: edge, format: konng}
+"#
+    )));
+}
