@@ -96,6 +96,7 @@ pub async fn start(find: &Find, options: &Options, progress: Progress, stop: Can
         },
         ..Default::default()
     };
+    let config = config.with_environment()?;
     write_config(&data.join("farebox.toml"), &config)?;
     let app = App::connect(config).await?;
     app.migrate().await?;

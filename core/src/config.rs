@@ -63,6 +63,28 @@ pub struct Ingest {
     /// Largest single event.
     pub max_event_bytes: usize,
     pub max_events_per_batch: usize,
+    /// Where to listen for syslog.
+    pub syslog: Vec<Syslog>,
+}
+
+/// A listener for the syslog messages of one source, which are taken from the source's networks only.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Syslog {
+    pub listen: SocketAddr,
+    #[serde(default)]
+    pub protocol: SyslogProtocol,
+    /// `provider/environment`.
+    pub workspace: String,
+    pub source: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SyslogProtocol {
+    #[default]
+    Udp,
+    Tcp,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -114,7 +136,7 @@ impl Default for Kafka {
 
 impl Default for Ingest {
     fn default() -> Self {
-        Self { max_body_bytes: 8 << 20, max_event_bytes: 256 << 10, max_events_per_batch: 10_000 }
+        Self { max_body_bytes: 8 << 20, max_event_bytes: 256 << 10, max_events_per_batch: 10_000, syslog: Vec::new() }
     }
 }
 
@@ -157,14 +179,26 @@ pub enum ConfigError {
     Incomplete(Vec<String>),
 }
 
+/// Variables with a section, such as `FAREBOX_POSTGRES__URL`.
+fn environment() -> Env {
+    Env::prefixed("FAREBOX_").filter(|name| name.as_str().contains("__")).split("__")
+}
+
 impl Config {
     /// Reads `file` (when it exists) and the environment.
     pub fn load(file: &Path) -> Result<Self, ConfigError> {
         let config: Self = Figment::from(Serialized::defaults(Self::default()))
             .merge(Toml::file(file))
-            .merge(Env::prefixed("FAREBOX_").filter(|name| name.as_str().contains("__")).split("__"))
+            .merge(environment())
             .extract()
             .map_err(Box::new)?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// What the environment says, over this. For instances whose file is written by the program.
+    pub fn with_environment(self) -> Result<Self, ConfigError> {
+        let config: Self = Figment::from(Serialized::defaults(self)).merge(environment()).extract().map_err(Box::new)?;
         config.validate()?;
         Ok(config)
     }

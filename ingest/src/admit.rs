@@ -129,7 +129,7 @@ mod tests {
 
     fn judge(time: DateTime<Utc>, permissions: &Permissions) -> Result<UsageEvent, Reason> {
         let record = format!(r#"{{"specversion":"1.0","id":"1","source":"edge","type":"t","time":"{}"}}"#, time.to_rfc3339());
-        let draft = Format::Cloudevents.decode(record.as_bytes()).expect("it is right");
+        let draft = Format::cloudevents().decode(record.as_bytes()).expect("it is right");
         let workspace = WorkspaceId::new();
         let arrival = Arrival { workspace: &workspace, source: "token", received_at: now(), fallback_id: "f" };
         admit(draft, &arrival, permissions).map_err(|r| r.reason)
@@ -163,7 +163,7 @@ mod tests {
     fn a_decision_is_the_identity_whatever_the_id() {
         let workspace = WorkspaceId::new();
         let arrival = Arrival { workspace: &workspace, source: "edge", received_at: now(), fallback_id: "f" };
-        let mut draft = Format::Cloudevents.decode(br#"{"specversion":"1.0","id":"1","source":"s","type":"t"}"#).expect("it is right");
+        let mut draft = Format::cloudevents().decode(br#"{"specversion":"1.0","id":"1","source":"s","type":"t"}"#).expect("it is right");
         assert_eq!(admit(draft.clone(), &arrival, &Permissions::default()).expect("in the window").id, "s/1");
         draft.data.decision = "d1".to_owned();
         assert_eq!(admit(draft, &arrival, &Permissions::default()).expect("in the window").id, "dec:d1");

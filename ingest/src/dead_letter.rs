@@ -42,7 +42,7 @@ pub struct DeadLetter {
 }
 
 impl DeadLetter {
-    pub fn new(arrival: &Arrival, format: Format, origin: &str, rejection: &Rejection, raw: &[u8]) -> Self {
+    pub fn new(arrival: &Arrival, format: &Format, origin: &str, rejection: &Rejection, raw: &[u8]) -> Self {
         Self {
             id: id_of(arrival.workspace, arrival.source, origin),
             workspace: arrival.workspace.clone(),

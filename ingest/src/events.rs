@@ -12,10 +12,12 @@ use farebox_core::config;
 use farebox_core::problem::{FieldError, Problem};
 use serde_json::value::RawValue;
 
-use crate::body;
-use crate::formats::Format;
+use crate::formats::{Format, cloudevents};
+use crate::gateways::too_many;
 use crate::intake::{Batch, Intake, Raw, Read, Receipt, Rejected, received_now};
+use crate::place::Place;
 use crate::verdict::{Reason, Rejection};
+use crate::{binary, body};
 
 /// Send events
 ///
@@ -47,7 +49,7 @@ pub async fn post(caller: Caller, Extension(intake): Extension<Arc<Intake>>, req
     let batch = Batch {
         workspace: &caller.0.workspace,
         source: &source,
-        format: Format::Cloudevents,
+        format: Format::cloudevents(),
         received_at,
         body: Some(&held.bytes),
         records: read.records,
@@ -129,26 +131,22 @@ fn read(mode: Mode, headers: &HeaderMap, body: &Bytes, limits: &config::Ingest) 
             let lines = body.split(|b| *b == b'\n').filter(|line| !line.trim_ascii().is_empty());
             lines.map(|line| body.slice_ref(line)).collect()
         }
-        Mode::Binary => vec![structured_from_binary(headers, body)],
+        Mode::Binary => vec![binary::of_http(headers, body)],
         Mode::Structured | Mode::Either => vec![body.clone()],
     };
     if pieces.len() > limits.max_events_per_batch {
-        return Err(Problem::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "too-many-events",
-            "The batch has too many events",
-            format!("At most {} events are taken at once. Send smaller batches.", limits.max_events_per_batch),
-        ));
+        return Err(too_many(limits.max_events_per_batch));
     }
     let single = matches!(mode, Mode::Structured | Mode::Binary) || (mode == Mode::Either && !starts_array);
     if single && mode != Mode::Binary {
         // A body that is no JSON at all is no event that could be kept.
         serde_json::from_slice::<&RawValue>(body).map_err(|e| unparsable(&e))?;
     }
+    let place = Place::of(headers)?.filter(|_| mode == Mode::Lines);
     let records = pieces.into_iter().map(|raw| Read {
         decoded: decode(&raw, limits.max_event_bytes),
+        origin: place.as_ref().map(|place| place.origin(body, &raw)),
         raw: Raw::Bytes(raw),
-        origin: None,
         fallback_id: String::new(),
     });
     Ok(Records { records: records.collect(), single })
@@ -158,7 +156,7 @@ fn decode(raw: &[u8], most: usize) -> Result<crate::formats::Draft, Rejection> {
     if raw.len() > most {
         return Err(Rejection::new(Reason::TooLarge, "", format!("An event has at most {most} bytes. Leave out what is not measured.")));
     }
-    Format::Cloudevents.decode(raw)
+    cloudevents::decode(raw)
 }
 
 fn elements(body: &Bytes) -> Result<Vec<Bytes>, Problem> {
@@ -171,46 +169,6 @@ fn unparsable(error: &serde_json::Error) -> Problem {
         return Problem::bad_request("not-an-array", "A batch is a JSON array of events.");
     }
     Problem::bad_request("invalid-json", format!("The body is not valid JSON: {error}. Nothing of it was taken."))
-}
-
-/// Binary mode has the attributes in `ce-*` headers and the data as the body: written as the structured event it is, so
-/// that all that follows (dead letters, replay) knows one form.
-fn structured_from_binary(headers: &HeaderMap, body: &Bytes) -> Bytes {
-    let mut event = String::from("{");
-    for (name, value) in headers {
-        let Some(attribute) = name.as_str().strip_prefix("ce-") else { continue };
-        let value = percent_decoded(value.as_bytes());
-        let quoted = serde_json::Value::String(value).to_string();
-        event.push_str(&format!("{}:{quoted},", serde_json::Value::String(attribute.to_owned())));
-    }
-    let mut event = event.into_bytes();
-    if body.trim_ascii().is_empty() {
-        event.pop();
-    } else {
-        event.extend_from_slice(b"\"data\":");
-        event.extend_from_slice(body);
-    }
-    event.push(b'}');
-    Bytes::from(event)
-}
-
-fn percent_decoded(value: &[u8]) -> String {
-    let mut decoded = Vec::with_capacity(value.len());
-    let mut rest = value;
-    while let [first, tail @ ..] = rest {
-        let hex = |b: u8| char::from(b).to_digit(16).and_then(|d| u8::try_from(d).ok());
-        match (first, tail) {
-            (b'%', [high, low, after @ ..]) if hex(*high).is_some() && hex(*low).is_some() => {
-                decoded.push(hex(*high).unwrap_or(0) * 16 + hex(*low).unwrap_or(0));
-                rest = after;
-            }
-            _ => {
-                decoded.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8_lossy(&decoded).into_owned()
 }
 
 #[cfg(test)]
@@ -256,20 +214,6 @@ mod tests {
             .expect("lines");
         let fine: Vec<bool> = lines.records.iter().map(|r| r.decoded.is_ok()).collect();
         assert_eq!(fine, [true, false]);
-    }
-
-    #[test]
-    fn binary_mode_is_the_same_event() {
-        let headers = headers(&[
-            ("content-type", "application/json"),
-            ("ce-specversion", "1.0"),
-            ("ce-id", "a%20b\""),
-            ("ce-source", "edge"),
-            ("ce-type", "farebox.request.v1"),
-        ]);
-        let records = read(Mode::of(&headers).expect("binary"), &headers, &Bytes::from(r#"{"status":204}"#), &config::Ingest::default());
-        let draft = records.expect("it parses").records.remove(0).decoded.expect("it is right");
-        assert_eq!((draft.id.as_deref(), draft.data.status), (Some("a b\""), 204));
     }
 
     proptest! {

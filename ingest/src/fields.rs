@@ -12,46 +12,60 @@ use crate::verdict::{Reason, Rejection};
 /// Objects and arrays within one another, at most.
 pub const MAX_DEPTH: usize = 32;
 
-/// An object's members as sent, none twice.
+/// An object's members as sent, none twice, and the JSON pointer that leads to it.
 #[derive(Debug)]
 pub struct Object<'a> {
+    pointer: String,
     members: Vec<(Cow<'a, str>, &'a RawValue)>,
 }
 
 #[derive(Deserialize, PartialEq, Eq, Hash)]
 struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 
+/// A gateway's log line as text. Gateways write the bytes that a client sent, so a line may be no UTF-8; what is none
+/// becomes a replacement character, because otherwise a client could make its calls uncountable.
+pub fn log_text(record: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(record)
+}
+
 impl<'a> Object<'a> {
-    /// Reads a whole record: checks depth first, so that nothing below recurses without bound.
+    /// Reads a whole record that must be UTF-8.
     pub fn from_record(bytes: &'a [u8]) -> Result<Self, Rejection> {
         let text = std::str::from_utf8(bytes)
             .map_err(|e| Rejection::new(Reason::InvalidJson, "", format!("The event is not UTF-8 from byte {} on.", e.valid_up_to())))?;
+        Self::from_text(text)
+    }
+
+    /// Reads a whole record: checks depth first, so that nothing below recurses without bound.
+    pub fn from_text(text: &'a str) -> Result<Self, Rejection> {
         if !is_shallow(text) {
             return Err(Rejection::new(Reason::TooDeep, "", format!("The event is nested more than {MAX_DEPTH} deep. Flatten it.")));
         }
-        Self::parse(text, "")
+        Self::parse(text, String::new())
     }
 
     /// Reads the value at `pointer` as an object.
-    pub fn from_value(raw: &'a RawValue, pointer: &str) -> Result<Self, Rejection> {
+    pub fn from_value(raw: &'a RawValue, pointer: String) -> Result<Self, Rejection> {
         Self::parse(raw.get(), pointer)
     }
 
-    fn parse(text: &'a str, pointer: &str) -> Result<Self, Rejection> {
-        let object: Self = serde_json::from_str(text).map_err(|error| {
+    fn parse(text: &'a str, pointer: String) -> Result<Self, Rejection> {
+        let members = serde_json::from_str::<Members>(text).map_err(|error| {
             // `[` is no array either: what is no JSON at all is told as such.
             if !error.is_data() || serde_json::from_str::<&RawValue>(text).is_err() {
-                return Rejection::new(Reason::InvalidJson, pointer, format!("The event is not valid JSON: {error}."));
+                return Rejection::new(Reason::InvalidJson, &pointer, format!("The event is not valid JSON: {error}."));
             }
             if pointer.is_empty() {
                 return Rejection::new(Reason::NotAnObject, "", "An event is a JSON object.");
             }
-            Rejection::wrong_type(pointer, "an object")
+            Rejection::wrong_type(&pointer, "an object")
         })?;
+        let object = Self { pointer, members: members.0 };
         match object.duplicate() {
             None => Ok(object),
             Some(key) => {
-                Err(Rejection::new(Reason::DuplicateKey, pointer, format!("`{}` stands twice in one object. Send it once.", shorten(key))))
+                let detail = format!("`{}` stands twice in one object. Send it once.", shorten(key));
+                Err(Rejection::new(Reason::DuplicateKey, &object.pointer, detail))
             }
         }
     }
@@ -60,6 +74,11 @@ impl<'a> Object<'a> {
         let mut keys: Vec<&str> = self.members.iter().map(|(key, _)| key.as_ref()).collect();
         keys.sort_unstable();
         keys.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0])
+    }
+
+    /// The pointer of a member.
+    pub fn at(&self, key: &str) -> String {
+        format!("{}/{}", self.pointer, escape(key))
     }
 
     /// The member's value; None when absent or null.
@@ -72,44 +91,111 @@ impl<'a> Object<'a> {
     }
 
     /// A text, empty when absent.
-    pub fn text(&self, key: &str, pointer: &str) -> Result<String, Rejection> {
-        self.get(key).map_or(Ok(String::new()), |raw| text(raw, pointer))
+    pub fn text(&self, key: &str) -> Result<String, Rejection> {
+        self.get(key).map_or(Ok(String::new()), |raw| text(raw, || self.at(key)))
     }
 
     /// A text that must be there.
-    pub fn required_text(&self, key: &str, pointer: &str) -> Result<String, Rejection> {
-        let value = self.text(key, pointer)?;
-        if value.is_empty() { Err(Rejection::missing(pointer)) } else { Ok(value) }
-    }
-
-    /// A whole number, 0 when absent.
-    pub fn whole(&self, key: &str, pointer: &str) -> Result<u64, Rejection> {
-        self.get(key).map_or(Ok(0), |raw| scaled(raw, 0, pointer))
+    pub fn required_text(&self, key: &str) -> Result<String, Rejection> {
+        let value = self.text(key)?;
+        if value.is_empty() { Err(Rejection::missing(self.at(key))) } else { Ok(value) }
     }
 
     /// An object, None when absent.
-    pub fn object(&self, key: &str, pointer: &str) -> Result<Option<Object<'a>>, Rejection> {
-        self.get(key).map(|raw| Object::from_value(raw, pointer)).transpose()
+    pub fn object(&self, key: &str) -> Result<Option<Object<'a>>, Rejection> {
+        self.get(key).map(|raw| Object::from_value(raw, self.at(key))).transpose()
     }
 }
 
-impl<'de> Deserialize<'de> for Object<'de> {
+/// What a gateway's log has by name: members of a JSON object, or attributes of an OTLP record. Operators write such
+/// logs by templates, so numbers in quotes are numbers, and `-`, an empty text and null all say "not set".
+pub trait Log {
+    /// A text, or a scalar as its text; empty when not set.
+    fn said(&self, key: &str) -> Result<String, Rejection>;
+    /// A number times ten to the `power`; None when not set, or -1, which gateways write for "does not apply".
+    fn amount(&self, key: &str, power: i64) -> Result<Option<u64>, Rejection>;
+    /// A pointer to the field, for a message.
+    fn place(&self, key: &str) -> String;
+
+    /// The first of `keys` that says something.
+    fn first_said(&self, keys: &[&str]) -> Result<String, Rejection> {
+        for key in keys {
+            let value = self.said(key)?;
+            if !value.is_empty() {
+                return Ok(value);
+            }
+        }
+        Ok(String::new())
+    }
+
+    /// The first of `keys` that is set, each with its own unit as a power of ten.
+    fn first_amount(&self, keys: &[(&str, i64)]) -> Result<Option<u64>, Rejection> {
+        for (key, power) in keys {
+            let value = self.amount(key, *power)?;
+            if value.is_some() {
+                return Ok(value);
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Log for Object<'_> {
+    fn said(&self, key: &str) -> Result<String, Rejection> {
+        self.get(key).map_or(Ok(String::new()), |raw| said(raw, || self.at(key)))
+    }
+
+    fn amount(&self, key: &str, power: i64) -> Result<Option<u64>, Rejection> {
+        self.get(key).map_or(Ok(None), |raw| amount(raw, power, || self.at(key)))
+    }
+
+    fn place(&self, key: &str) -> String {
+        self.at(key)
+    }
+}
+
+/// See [`Log::said`].
+pub fn said(raw: &RawValue, pointer: impl FnOnce() -> String) -> Result<String, Rejection> {
+    let said = match raw.get().as_bytes().first() {
+        Some(b'"') => text(raw, pointer)?,
+        Some(b'{' | b'[') => return Err(Rejection::wrong_type(pointer(), "a text")),
+        _ => raw.get().to_owned(),
+    };
+    Ok(if said == "-" { String::new() } else { said })
+}
+
+/// See [`Log::amount`].
+pub fn amount(raw: &RawValue, power: i64, pointer: impl FnOnce() -> String) -> Result<Option<u64>, Rejection> {
+    match raw.get() {
+        "\"\"" | "\"-\"" | "-1" | "\"-1\"" => Ok(None),
+        _ => scaled(raw, power, pointer).map(Some),
+    }
+}
+
+/// As a JSON pointer writes it (RFC 6901).
+pub fn escape(key: &str) -> Cow<'_, str> {
+    if key.contains(['~', '/']) { Cow::Owned(key.replace('~', "~0").replace('/', "~1")) } else { Cow::Borrowed(key) }
+}
+
+struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Members<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Members;
-        impl<'de> Visitor<'de> for Members {
-            type Value = Object<'de>;
+        struct Visit;
+        impl<'de> Visitor<'de> for Visit {
+            type Value = Members<'de>;
             fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
                 f.write_str("an object")
             }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object<'de>, A::Error> {
-                let mut members = Vec::new();
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
+                let mut members = Vec::with_capacity(24);
                 while let Some((Key(key), raw)) = map.next_entry::<Key<'de>, &'de RawValue>()? {
                     members.push((key, raw));
                 }
-                Ok(Object { members })
+                Ok(Members(members))
             }
         }
-        deserializer.deserialize_map(Members)
+        deserializer.deserialize_map(Visit)
     }
 }
 
@@ -134,20 +220,23 @@ pub fn is_shallow(text: &str) -> bool {
     true
 }
 
-pub fn text(raw: &RawValue, pointer: &str) -> Result<String, Rejection> {
-    serde_json::from_str(raw.get()).map_err(|_| Rejection::wrong_type(pointer, "a string"))
+pub fn text(raw: &RawValue, pointer: impl FnOnce() -> String) -> Result<String, Rejection> {
+    serde_json::from_str(raw.get()).map_err(|_| Rejection::wrong_type(pointer(), "a string"))
 }
 
 /// The number times ten to the `power`, exactly, further digits cut off. Numbers in quotes are read too, because
 /// operators' log formats write them.
-pub fn scaled(raw: &RawValue, power: i64, pointer: &str) -> Result<u64, Rejection> {
+pub fn scaled(raw: &RawValue, power: i64, pointer: impl FnOnce() -> String) -> Result<u64, Rejection> {
     let text = raw.get();
-    let digits = text.strip_prefix('"').and_then(|t| t.strip_suffix('"')).unwrap_or(text);
+    scaled_text(text.strip_prefix('"').and_then(|t| t.strip_suffix('"')).unwrap_or(text), power, pointer)
+}
+
+pub fn scaled_text(digits: &str, power: i64, pointer: impl FnOnce() -> String) -> Result<u64, Rejection> {
     match decimal(digits, power) {
         Some(Ok(value)) => Ok(value),
-        Some(Err(TooBig)) => Err(Rejection::out_of_range(pointer, "a number from 0 to 18446744073709551615")),
-        None if digits.starts_with('-') && decimal(&digits[1..], power).is_some() => Err(Rejection::out_of_range(pointer, "0 or more")),
-        None => Err(Rejection::wrong_type(pointer, "a number")),
+        Some(Err(TooBig)) => Err(Rejection::out_of_range(pointer(), "a number from 0 to 18446744073709551615")),
+        None if digits.starts_with('-') && decimal(&digits[1..], power).is_some() => Err(Rejection::out_of_range(pointer(), "0 or more")),
+        None => Err(Rejection::wrong_type(pointer(), "a number")),
     }
 }
 
@@ -157,6 +246,9 @@ pub struct TooBig;
 /// `text` (a decimal as JSON writes it, without a sign) times ten to the `power`, cut off to a whole number. None when
 /// it is no such decimal. Never through floating point, and an exponent of a billion costs nothing.
 pub fn decimal(text: &str, power: i64) -> Option<Result<u64, TooBig>> {
+    if let Some(value) = small_whole(text, power) {
+        return Some(Ok(value));
+    }
     let (mantissa, exponent) = match text.find(['e', 'E']) {
         Some(at) => (&text[..at], &text[at + 1..]),
         None => (text, "0"),
@@ -187,6 +279,14 @@ pub fn decimal(text: &str, power: i64) -> Option<Result<u64, TooBig>> {
         value = next;
     }
     Some(Ok(value))
+}
+
+/// The usual case: a whole number that stays one.
+fn small_whole(text: &str, power: i64) -> Option<u64> {
+    if text.len() > 19 || !text.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    10_u64.checked_pow(u32::try_from(power).ok()?)?.checked_mul(text.parse().ok()?)
 }
 
 /// The first characters, for a message.

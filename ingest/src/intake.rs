@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 use crate::admit::{Arrival, Permissions, admit, is_in_window};
 use crate::dead_letter::DeadLetter;
 use crate::formats::{Draft, Format};
+use crate::known::{Known, Registered};
 use crate::tally;
 use crate::verdict::{Reason, Rejection};
 
@@ -35,6 +36,7 @@ const ACKNOWLEDGE_WITHIN: Duration = Duration::from_secs(8);
 pub struct Intake {
     pub app: App,
     pub budget: Arc<Semaphore>,
+    known: Arc<Known>,
 }
 
 /// A record, decoded.
@@ -112,19 +114,27 @@ impl From<Unavailable> for Problem {
 
 impl Intake {
     pub fn new(app: &App) -> Self {
-        Self { app: app.clone(), budget: Arc::new(Semaphore::new(IN_FLIGHT_KIB)) }
+        Self { app: app.clone(), budget: Arc::new(Semaphore::new(IN_FLIGHT_KIB)), known: Arc::new(Known::new(app.pg.clone())) }
+    }
+
+    /// The sources and formats of a workspace.
+    pub async fn known(&self, workspace: &WorkspaceId) -> Result<Arc<Registered>, Unavailable> {
+        self.known.of(workspace).await.map_err(|e| {
+            tracing::warn!("records wait, because their source's format cannot be looked up: {e:#}");
+            Unavailable("formats cannot be looked up".to_owned())
+        })
     }
 
     /// Judges every record and makes the verdicts durable.
     pub async fn take(&self, batch: Batch<'_>) -> Result<Receipt, Unavailable> {
-        let (workspace, source, format) = (batch.workspace.clone(), batch.source.to_owned(), batch.format);
+        let (workspace, source, format) = (batch.workspace.clone(), batch.source.to_owned(), batch.format.clone());
         let permissions = self.permissions(&batch).await?;
         let judged = judge(batch, &permissions);
         self.write(&judged.events, &judged.dead_letters).await?;
-        tally::add(&workspace, &source, format, "accepted", judged.events.len());
-        tally::add(&workspace, &source, format, "duplicate_in_batch", judged.receipt.duplicates_in_batch);
+        tally::add(&workspace, &source, &format, "accepted", judged.events.len());
+        tally::add(&workspace, &source, &format, "duplicate_in_batch", judged.receipt.duplicates_in_batch);
         for rejected in &judged.receipt.rejected {
-            tally::add(&workspace, &source, format, rejected.reason.as_str(), 1);
+            tally::add(&workspace, &source, &format, rejected.reason.as_str(), 1);
         }
         Ok(judged.receipt)
     }
@@ -211,7 +221,7 @@ fn judge(batch: Batch<'_>, permissions: &Permissions) -> Judged {
                     format!("http/{hash}/{index}")
                 });
                 let raw = read.raw.to_bytes();
-                judged.dead_letters.push(DeadLetter::new(&arrival, batch.format, &origin, &rejection, &raw));
+                judged.dead_letters.push(DeadLetter::new(&arrival, &batch.format, &origin, &rejection, &raw));
                 let Rejection { reason, pointer, detail, id, .. } = rejection;
                 judged.receipt.rejected.push(Rejected { index, id, reason, detail, pointer });
             }

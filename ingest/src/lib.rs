@@ -1,14 +1,16 @@
 //! Bytes from gateways -> one verdict per event -> Kafka.
 //!
-//! Events come as bodies ([`events`], [`logs`], read within bounds by [`body`]) or as messages of a topic that a
-//! gateway writes to itself ([`topics`]). A decoder of [`formats`] reads each record, [`admit`] decides whether it may
-//! come in and gives it its identity, and [`intake`] writes what was decided: accepted events to the event topic,
+//! Events come as bodies ([`events`], [`gateways`], [`logs`], [`grpc`], read within bounds by [`body`]), as messages of a
+//! topic that a gateway writes to itself ([`topics`]), or by syslog ([`syslog`]); [`records`] takes apart what came
+//! together. A decoder of [`formats`], chosen by the catalogue ([`known`]), reads each record, [`admit`] decides whether
+//! it may come in and gives it its identity, and [`intake`] writes what was decided: accepted events to the event topic,
 //! rejected ones ([`verdict`]) with their original bytes to the dead-letter topic. Only when Kafka has acknowledged
 //! both is the sender told, or the offset committed. [`dead_letters`] copies rejected events to ClickHouse, where they
 //! can be seen and counted, and [`replay`] brings them in after a fix. [`tally`] counts verdicts for people.
 #![forbid(unsafe_code)]
 
 pub mod admit;
+mod binary;
 mod body;
 mod console;
 pub mod dead_letter;
@@ -16,9 +18,15 @@ pub mod dead_letters;
 mod events;
 mod fields;
 pub mod formats;
+mod gateways;
+mod grpc;
 pub mod intake;
+mod known;
 mod logs;
+mod place;
+pub mod records;
 pub mod replay;
+pub mod syslog;
 pub mod tally;
 mod topics;
 pub mod verdict;
@@ -46,19 +54,24 @@ pub fn router(app: &App) -> OpenApiRouter {
         .routes(routes!(console::replay))
         .routes(routes!(console::verdicts))
         .layer(from_fn_with_state(app.clone(), farebox_core::idempotency::middleware));
+    let intake = Arc::new(Intake::new(app));
     OpenApiRouter::new()
         .routes(routes!(events::post))
+        .routes(routes!(gateways::post))
         .routes(routes!(logs::post))
         .layer(DefaultBodyLimit::disable())
-        .layer(Extension(Arc::new(Intake::new(app))))
+        .layer(Extension(intake.clone()))
+        .merge(grpc::router(app, intake))
         .merge(management)
         .with_state(app.clone())
 }
 
-/// Reads the topics of sources, copies dead letters, and keeps the counts. After `stop`, returns once what was under
+/// Reads the topics of sources, listens for syslog, copies dead letters, and keeps the counts. After `stop`, returns once what was under
 /// way is safe.
 pub async fn run(app: App, stop: CancellationToken) -> anyhow::Result<()> {
-    let topics = tokio::spawn(topics::run(Arc::new(Intake::new(&app)), stop.clone()));
+    let intake = Arc::new(Intake::new(&app));
+    let topics = tokio::spawn(topics::run(intake.clone(), stop.clone()));
+    let syslog = syslog::run(intake, &stop).await?;
     let letters = tokio::spawn(dead_letters::run(app.clone(), stop.clone()));
     let mut every_second = tokio::time::interval(Duration::from_secs(1));
     let mut failing = false;
@@ -75,6 +88,7 @@ pub async fn run(app: App, stop: CancellationToken) -> anyhow::Result<()> {
         }
     }
     topics.await?;
+    syslog.await?;
     letters.await?;
     tally::flush(&app).await?;
     Ok(())

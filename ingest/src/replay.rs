@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 use crate::admit::{Arrival, Permissions, admit};
 use crate::dead_letter::DeadLetter;
 use crate::dead_letters::{self, Filter};
-use crate::formats::Format;
 use crate::intake::{Intake, Unavailable};
 use crate::tally;
 
@@ -53,6 +52,7 @@ impl From<ReplayError> for farebox_core::problem::Problem {
 pub async fn replay(app: &App, workspace: &WorkspaceId, reason: Option<&str>, since: Option<DateTime<Utc>>) -> Result<Report, ReplayError> {
     let intake = Intake::new(app);
     let permissions = Permissions::of(app, workspace).await.map_err(ReplayError::Permissions)?;
+    let formats = intake.known(workspace).await?;
     let filter = Filter { reason: reason.map(str::to_owned), since, ..Filter::default() };
     let mut report = Report::default();
     let mut after: Option<(i64, String)> = None;
@@ -63,7 +63,7 @@ pub async fn replay(app: &App, workspace: &WorkspaceId, reason: Option<&str>, si
         let (mut events, mut resolved) = (Vec::new(), Vec::new());
         for letter in page {
             report.read += 1;
-            let Some((format, bytes)) = Format::parse(&letter.format).zip(letter.bytes()) else {
+            let Some((format, bytes)) = formats.format(&letter.format).zip(letter.bytes()) else {
                 report.unreadable += 1;
                 continue;
             };
@@ -71,7 +71,7 @@ pub async fn replay(app: &App, workspace: &WorkspaceId, reason: Option<&str>, si
             let arrival = Arrival { workspace, source: &letter.source, received_at: letter.received_at, fallback_id: &letter.fallback_id };
             match format.decode(&bytes).and_then(|draft| admit(draft, &arrival, &permissions)) {
                 Ok(event) => {
-                    tally::add(workspace, &letter.source, format, "replayed", 1);
+                    tally::add(workspace, &letter.source, &format, "replayed", 1);
                     events.push(event);
                     resolved.push(DeadLetter { resolved_at: Some(clock::now()), ..letter });
                 }

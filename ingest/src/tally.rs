@@ -24,7 +24,7 @@ const MAX_KEYS: usize = 10_000;
 struct Key {
     workspace: WorkspaceId,
     source: String,
-    format: &'static str,
+    format: String,
     verdict: &'static str,
 }
 
@@ -36,17 +36,17 @@ fn pending() -> MutexGuard<'static, HashMap<Key, u64>> {
     PENDING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-pub fn add(workspace: &WorkspaceId, source: &str, format: Format, verdict: &'static str, n: usize) {
+pub fn add(workspace: &WorkspaceId, source: &str, format: &Format, verdict: &'static str, n: usize) {
     if n == 0 {
         return;
     }
     let n = n as u64;
     let mut pending = pending();
-    let mut key = Key { workspace: workspace.clone(), source: source.to_owned(), format: format.as_str(), verdict };
+    let mut key = Key { workspace: workspace.clone(), source: source.to_owned(), format: format.as_str().to_owned(), verdict };
     if pending.len() >= MAX_KEYS && !pending.contains_key(&key) {
         "other".clone_into(&mut key.source);
     }
-    metrics::counter!(VERDICTS_TOTAL, "source" => key.source.clone(), "format" => key.format, "verdict" => verdict).increment(n);
+    metrics::counter!(VERDICTS_TOTAL, "source" => key.source.clone(), "format" => key.format.clone(), "verdict" => verdict).increment(n);
     *pending.entry(key).or_default() += n;
 }
 
@@ -87,7 +87,7 @@ async fn write(app: &App, counts: &HashMap<Key, u64>) -> Result<(), clickhouse::
                 workspace: key.workspace.to_string(),
                 minute,
                 source: key.source.clone(),
-                format: key.format.to_owned(),
+                format: key.format.clone(),
                 verdict: key.verdict.to_owned(),
                 n: *n,
             })

@@ -1,81 +1,62 @@
-//! Apache APISIX, as `kafka-logger` and `http-logger` write it by default.
+//! Apache APISIX, as `kafka-logger` and `http-logger` write it by default. A custom `log_format` is whatever its operator
+//! wrote: read it by a field map (see [`super::mapped`]).
 //!
 //! Units: `start_time` epoch milliseconds (when the request began), `latency` milliseconds with a fraction,
 //! `request.size` and `response.size` bytes with headers. `consumer.username` is the principal, absent when anonymous;
-//! `service_id` may be `""`; `route_id` is absent when no route matched; `upstream` is absent when APISIX answered
-//! itself. Not kept: headers, query string, address.
+//! `service_id` may be `""` or a host; `route_id` is absent when no route matched; `upstream` is absent when APISIX
+//! answered itself.
 //!
 //! Id: a top-level `decision` (what `/v1/decide` gave, added to the log by the operator) is the best; else a top-level
 //! `request_id`, joined with the start and the latency, because a client may choose its own `X-Request-Id` and must
 //! not make many calls look like one; else none.
 
-use chrono::DateTime;
-use farebox_core::api_path;
-use farebox_core::event::{AnsweredBy, REQUEST, RequestData};
+use farebox_core::event::{AnsweredBy, RequestData};
 
-use super::{Draft, latency, status, without_secret};
-use crate::fields::{Object, scaled};
-use crate::verdict::{Reason, Rejection};
+use super::{Draft, api_of, decision, joined, latency, method, status, times};
+use crate::fields::{Log, Object, log_text};
+use crate::verdict::Rejection;
 
 pub fn decode(record: &[u8]) -> Result<Draft, Rejection> {
-    let log = Object::from_record(record)?;
-    let request = log.object("request", "/request")?.ok_or_else(|| Rejection::missing("/request"))?;
-    let response = log.object("response", "/response")?.ok_or_else(|| Rejection::missing("/response"))?;
+    let text = log_text(record);
+    let log = Object::from_text(&text)?;
+    let request = log.object("request")?.ok_or_else(|| Rejection::missing("/request"))?;
+    let response = log.object("response")?.ok_or_else(|| Rejection::missing("/response"))?;
 
-    let start = log.get("start_time").ok_or_else(|| Rejection::missing("/start_time"))?;
-    let start_us = scaled(start, 3, "/start_time")?;
-    let time = i64::try_from(start_us).ok().and_then(DateTime::from_timestamp_micros).ok_or_else(|| {
-        Rejection::new(Reason::InvalidTime, "/start_time", "/start_time must be milliseconds since 1970, such as 1699596164550.")
-    })?;
-    let latency_us = log.get("latency").map_or(Ok(0), |raw| scaled(raw, 3, "/latency"))?;
-    let answer = response.get("status").ok_or_else(|| Rejection::missing("/response/status"))?;
+    let time = times::epoch(&log, "start_time", 3)?.ok_or_else(|| Rejection::missing("/start_time"))?;
+    let latency_us = log.amount("latency", 3)?.unwrap_or(0);
+    let answer = response.amount("status", 0)?.ok_or_else(|| Rejection::missing("/response/status"))?;
+    let route = log.said("route_id")?;
+    let (api, api_version) = api_of(log.said("service_id")?, &request.said("uri")?, !route.is_empty());
+    let consumer = log.object("consumer")?.map_or(Ok(String::new()), |c| c.said("username"))?;
+    let own = || format!("{}/{latency_us}", time.timestamp_micros());
 
-    let route = log.text("route_id", "/route_id")?;
-    let uri = request.text("uri", "/request/uri")?;
-    let (from_path, api_version) = api_path::api_and_version(api_path::without_query(&uri));
-    let service = log.text("service_id", "/service_id")?;
-    // A path that matched no route names nothing of ours.
-    let (api, api_version) = match (route.is_empty(), service.is_empty()) {
-        (true, _) => (service, String::new()),
-        (false, true) => (from_path, api_version),
-        (false, false) => (service, api_version),
+    let data = RequestData {
+        api,
+        api_version,
+        route,
+        method: method(request.said("method")?),
+        status: status(answer, || response.at("status"))?,
+        latency_us: latency(latency_us),
+        request_bytes: request.amount("size", 0)?.unwrap_or(0),
+        response_bytes: response.amount("size", 0)?.unwrap_or(0),
+        answered_by: if log.said("upstream")?.is_empty() { AnsweredBy::Gateway } else { AnsweredBy::Upstream },
+        decision: decision(log.said("decision")?),
+        gateway: "apisix".to_owned(),
+        ..RequestData::default()
     };
-    let consumer = log.object("consumer", "/consumer")?.map_or(Ok(String::new()), |c| c.text("username", "/consumer/username"))?;
-    let request_id = log.text("request_id", "/request_id")?;
-
-    Ok(Draft {
-        source: None,
-        id: (!request_id.is_empty()).then(|| format!("{request_id}/{start_us}/{latency_us}")),
-        kind: REQUEST.to_owned(),
-        time: Some(time),
-        subject: without_secret(consumer),
-        data: RequestData {
-            api,
-            api_version,
-            route,
-            method: request.text("method", "/request/method")?,
-            status: status(scaled(answer, 0, "/response/status")?, "/response/status")?,
-            latency_us: latency(latency_us),
-            request_bytes: request.whole("size", "/request/size")?,
-            response_bytes: response.whole("size", "/response/size")?,
-            answered_by: if log.text("upstream", "/upstream")?.is_empty() { AnsweredBy::Gateway } else { AnsweredBy::Upstream },
-            decision: log.text("decision", "/decision")?,
-            gateway: "apisix".to_owned(),
-            ..RequestData::default()
-        },
-    })
+    Ok(Draft::call(time, joined(&log.said("request_id")?, own), consumer, data))
 }
 
 #[cfg(test)]
-pub(super) const SAMPLE: &str = r#"{"latency":12.00001335144,"request":{"querystring":{"token":"s3cret"},"headers":{"host":"api.example.test","apikey":"s3cret"},"method":"GET","size":83,"uri":"/v1/orders/7?token=s3cret","url":"http://api.example.test:9080/v1/orders/7?token=s3cret"},"response":{"headers":{"content-type":"application/json"},"status":200,"size":475},"route_id":"orders-v1","client_ip":"192.0.2.7","server":{"hostname":"edge-1","version":"3.16.0"},"apisix_latency":1.00001335144,"service_id":"","consumer":{"username":"initech-prod"},"upstream_latency":11,"start_time":1795268435453,"upstream":"192.0.2.80:8080"}"#;
-
-#[cfg(test)]
 mod tests {
+    use crate::formats::sample;
+    use crate::verdict::Reason;
+
     use super::*;
 
     #[test]
     fn the_default_log_is_read_and_nothing_secret_kept() {
-        let draft = decode(SAMPLE.as_bytes()).expect("a true sample");
+        let draft = decode(sample("apisix").as_bytes()).expect("a true sample");
         assert!(!format!("{draft:?}").contains("s3cret"));
         insta::assert_debug_snapshot!(draft);
     }

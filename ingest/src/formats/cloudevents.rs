@@ -13,7 +13,7 @@ use farebox_core::event::{AnsweredBy, REQUEST, RequestData};
 use serde_json::value::RawValue;
 
 use super::{Draft, latency, micros, status, without_secret};
-use crate::fields::{Object, text};
+use crate::fields::{Object, escape, text};
 use crate::verdict::{Reason, Rejection};
 
 /// Properties of one event, at most, and the longest value.
@@ -23,34 +23,34 @@ const MAX_PROPERTY: usize = 4096;
 pub fn decode(record: &[u8]) -> Result<Draft, Rejection> {
     let event = Object::from_record(record)?;
     // Read first, leniently, so that a rejection can name the event.
-    let named = |key| event.get(key).and_then(|raw| text(raw, key).ok()).unwrap_or_default();
+    let named = |key| event.get(key).and_then(|raw| text(raw, String::new).ok()).unwrap_or_default();
     let (source, id) = (named("source"), named("id"));
     draft(&event).map_err(|rejection| rejection.of_event(&source, &id))
 }
 
 fn draft(event: &Object) -> Result<Draft, Rejection> {
-    let version = event.required_text("specversion", "/specversion")?;
+    let version = event.required_text("specversion")?;
     if version != "1.0" {
         return Err(Rejection::new(Reason::UnsupportedSpecversion, "/specversion", "/specversion must be \"1.0\"."));
     }
-    let source = event.required_text("source", "/source")?;
-    let id = event.required_text("id", "/id")?;
-    let kind = event.required_text("type", "/type")?;
-    let subject = without_secret(event.text("subject", "/subject")?);
+    let source = event.required_text("source")?;
+    let id = event.required_text("id")?;
+    let kind = event.required_text("type")?;
+    let subject = without_secret(event.text("subject")?);
     let time = event.get("time").map(time).transpose()?;
     if event.get("data_base64").is_some() {
         return Err(Rejection::new(Reason::UnsupportedData, "/data_base64", "Binary data is not read. Send JSON in /data."));
     }
     let data = match (event.get("data"), kind == REQUEST) {
         (None, _) => RequestData::default(),
-        (Some(raw), true) => request(&Object::from_value(raw, "/data")?)?,
+        (Some(raw), true) => request(&Object::from_value(raw, "/data".to_owned())?)?,
         (Some(raw), false) => RequestData { properties: properties(raw)?, ..RequestData::default() },
     };
     Ok(Draft { source: Some(source), id: Some(id), kind, time, subject, data })
 }
 
 fn time(raw: &RawValue) -> Result<DateTime<Utc>, Rejection> {
-    let written = text(raw, "/time")?;
+    let written = text(raw, || "/time".to_owned())?;
     let time = DateTime::parse_from_rfc3339(&written)
         .map_err(|_| Rejection::new(Reason::InvalidTime, "/time", "/time must be RFC 3339, such as 2026-11-21T13:40:35.123Z."))?;
     Ok(micros(time.with_timezone(&Utc)))
@@ -59,26 +59,26 @@ fn time(raw: &RawValue) -> Result<DateTime<Utc>, Rejection> {
 fn request(data: &Object) -> Result<RequestData, Rejection> {
     let mut request = RequestData::default();
     for (key, raw) in data.iter().filter(|(_, raw)| raw.get() != "null") {
-        let at = format!("/data/{}", escape(key));
+        let at = || data.at(key);
         match key {
-            "api" => request.api = text(raw, &at)?,
-            "api_version" => request.api_version = text(raw, &at)?,
-            "route" => api_path::without_query(&text(raw, &at)?).clone_into(&mut request.route),
-            "method" => request.method = text(raw, &at)?.to_ascii_uppercase(),
-            "status" => request.status = status(number(raw, &at)?, &at)?,
-            "latency_us" => request.latency_us = latency(number(raw, &at)?),
-            "request_bytes" => request.request_bytes = number(raw, &at)?,
-            "response_bytes" => request.response_bytes = number(raw, &at)?,
-            "cached" => request.cached = serde_json::from_str(raw.get()).map_err(|_| Rejection::wrong_type(&at, "true or false"))?,
-            "answered_by" => request.answered_by = answered_by(&text(raw, &at)?, &at)?,
-            "decision" => request.decision = text(raw, &at)?,
-            "credential" => request.credential = without_secret(text(raw, &at)?),
-            "environment" => request.environment = text(raw, &at)?,
-            "gateway" => request.gateway = text(raw, &at)?,
-            "client_country" => request.client_country = country(&text(raw, &at)?, &at)?,
-            "marker" => request.marker = marker(&text(raw, &at)?, &at)?,
+            "api" => request.api = text(raw, at)?,
+            "api_version" => request.api_version = text(raw, at)?,
+            "route" => api_path::without_query(&text(raw, at)?).clone_into(&mut request.route),
+            "method" => request.method = text(raw, at)?.to_ascii_uppercase(),
+            "status" => request.status = status(number(raw, at)?, at)?,
+            "latency_us" => request.latency_us = latency(number(raw, at)?),
+            "request_bytes" => request.request_bytes = number(raw, at)?,
+            "response_bytes" => request.response_bytes = number(raw, at)?,
+            "cached" => request.cached = serde_json::from_str(raw.get()).map_err(|_| Rejection::wrong_type(at(), "true or false"))?,
+            "answered_by" => request.answered_by = answered_by(&text(raw, at)?, at)?,
+            "decision" => request.decision = text(raw, at)?,
+            "credential" => request.credential = without_secret(text(raw, at)?),
+            "environment" => request.environment = text(raw, at)?,
+            "gateway" => request.gateway = text(raw, at)?,
+            "client_country" => request.client_country = country(&text(raw, at)?, at)?,
+            "marker" => request.marker = marker(&text(raw, at)?, at)?,
             "properties" => {
-                let members = Object::from_value(raw, &at)?;
+                let members = Object::from_value(raw, at())?;
                 for (name, value) in members.iter() {
                     flatten(value, format!("/{}", escape(name)), &mut request.properties)?;
                 }
@@ -90,32 +90,32 @@ fn request(data: &Object) -> Result<RequestData, Rejection> {
 }
 
 /// Whole numbers only, and not in quotes: a CloudEvent is written for us, so what deviates is a mistake.
-fn number(raw: &RawValue, pointer: &str) -> Result<u64, Rejection> {
+fn number(raw: &RawValue, pointer: impl FnOnce() -> String) -> Result<u64, Rejection> {
     if raw.get().starts_with('"') {
-        return Err(Rejection::wrong_type(pointer, "a number, without quotes"));
+        return Err(Rejection::wrong_type(pointer(), "a number, without quotes"));
     }
     crate::fields::scaled(raw, 0, pointer)
 }
 
-fn answered_by(value: &str, pointer: &str) -> Result<AnsweredBy, Rejection> {
+pub(super) fn answered_by(value: &str, pointer: impl FnOnce() -> String) -> Result<AnsweredBy, Rejection> {
     match value {
         "upstream" => Ok(AnsweredBy::Upstream),
         "gateway" => Ok(AnsweredBy::Gateway),
         "cache" => Ok(AnsweredBy::Cache),
         "" | "unknown" => Ok(AnsweredBy::Unknown),
-        _ => Err(Rejection::out_of_range(pointer, "`upstream`, `gateway`, `cache` or `unknown`")),
+        _ => Err(Rejection::out_of_range(pointer(), "`upstream`, `gateway`, `cache` or `unknown`")),
     }
 }
 
-fn country(value: &str, pointer: &str) -> Result<String, Rejection> {
+pub(super) fn country(value: &str, pointer: impl FnOnce() -> String) -> Result<String, Rejection> {
     let fits = value.is_empty() || (value.len() == 2 && value.bytes().all(|b| b.is_ascii_alphabetic()));
-    if fits { Ok(value.to_ascii_uppercase()) } else { Err(Rejection::out_of_range(pointer, "an ISO 3166-1 code of two letters")) }
+    if fits { Ok(value.to_ascii_uppercase()) } else { Err(Rejection::out_of_range(pointer(), "an ISO 3166-1 code of two letters")) }
 }
 
-fn marker(value: &str, pointer: &str) -> Result<String, Rejection> {
+pub(super) fn marker(value: &str, pointer: impl FnOnce() -> String) -> Result<String, Rejection> {
     match value {
         "" | "mirror" | "health_check" | "retry" => Ok(value.to_owned()),
-        _ => Err(Rejection::out_of_range(pointer, "`mirror`, `health_check` or `retry`")),
+        _ => Err(Rejection::out_of_range(pointer(), "`mirror`, `health_check` or `retry`")),
     }
 }
 
@@ -130,7 +130,7 @@ fn flatten(raw: &RawValue, pointer: String, into: &mut BTreeMap<String, String>)
     let written = raw.get();
     let value = match written.as_bytes().first() {
         Some(b'{') => {
-            for (key, value) in Object::from_value(raw, &pointer)?.iter() {
+            for (key, value) in Object::from_value(raw, pointer.clone())?.iter() {
                 flatten(value, format!("{pointer}/{}", escape(key)), into)?;
             }
             return Ok(());
@@ -142,7 +142,7 @@ fn flatten(raw: &RawValue, pointer: String, into: &mut BTreeMap<String, String>)
             }
             return Ok(());
         }
-        Some(b'"') => text(raw, &pointer)?,
+        Some(b'"') => text(raw, || pointer.clone())?,
         Some(b'n') => return Ok(()),
         _ => written.to_owned(),
     };
@@ -156,16 +156,10 @@ fn flatten(raw: &RawValue, pointer: String, into: &mut BTreeMap<String, String>)
     Ok(())
 }
 
-fn escape(key: &str) -> String {
-    key.replace('~', "~0").replace('/', "~1")
-}
-
-#[cfg(test)]
-pub(super) const SAMPLE: &str = r#"{"specversion":"1.0","id":"A-1","source":"edge-eu","type":"farebox.request.v1","time":"2026-11-21T13:40:35.1234567Z","subject":"initech-prod","datacontenttype":"application/json","data":{"api":"orders","api_version":"v1","route":"GET /orders/{id}?token=s3cret","method":"get","status":200,"latency_us":2310,"request_bytes":0,"response_bytes":443,"cached":false,"answered_by":"upstream","client_country":"de","region":"eu","properties":{"tokens":{"total":12.50}}}}"#;
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::formats::sample;
 
     fn reason(record: &str) -> (Reason, String) {
         let rejection = decode(record.as_bytes()).expect_err(record);
@@ -174,7 +168,7 @@ mod tests {
 
     #[test]
     fn a_request_is_read_whole() {
-        insta::assert_debug_snapshot!(decode(SAMPLE.as_bytes()).expect("a true sample"));
+        insta::assert_debug_snapshot!(decode(sample("cloudevents").as_bytes()).expect("a true sample"));
     }
 
     #[test]

@@ -1,0 +1,181 @@
+//! What holds for every format: a verdict on any bytes, never a panic; nothing kept is longer than may come in.
+
+use proptest::prelude::*;
+use proptest::sample::Index;
+use serde_json::Value;
+
+use super::*;
+use crate::verdict::Reason;
+
+/// Judges a record as it would be judged on its way in.
+fn judge(format: &Format, record: &[u8]) -> Result<(), Reason> {
+    let workspace = farebox_core::ids::WorkspaceId::new();
+    let arrival = crate::admit::Arrival { workspace: &workspace, source: "edge", received_at: received(), fallback_id: "f" };
+    let admitted = format.decode(record).and_then(|draft| crate::admit::admit(draft, &arrival, &crate::admit::Permissions::default()));
+    admitted.map(|event| assert!(serde_json::to_vec(&event).is_ok())).map_err(|rejection| {
+        assert!(!rejection.detail.is_empty());
+        rejection.reason
+    })
+}
+
+fn received() -> DateTime<Utc> {
+    "2026-11-21T14:00:00Z".parse().expect("a time")
+}
+
+fn formats() -> Vec<(Format, &'static str)> {
+    SAMPLES.iter().map(|(name, sample)| (Format::parse(name).expect("it is in the list"), sample.trim_end())).collect()
+}
+
+#[test]
+fn every_sample_comes_in() {
+    for (format, sample) in formats() {
+        assert_eq!(judge(&format, sample.as_bytes()), Ok(()), "{}", format.as_str());
+    }
+}
+
+/// Values that have broken readers before.
+fn hostile() -> impl Strategy<Value = String> {
+    prop_oneof![
+        prop::sample::select(vec![
+            "null",
+            "true",
+            "-1",
+            "0",
+            "-0",
+            "1e400",
+            "-1e400",
+            "1e-400",
+            "18446744073709551616",
+            "9223372036854775808",
+            "0.1e1",
+            "\"\"",
+            "\"-\"",
+            "\"NaN\"",
+            "\"Infinity\"",
+            "NaN",
+            "Infinity",
+            "[]",
+            "{}",
+            "\"9999-12-31T23:59:60Z\"",
+            "\"-262143-01-01T00:00:00Z\"",
+            "\"0000-00-00\"",
+            "\"\\u0000\"",
+            "\"\\ud800\"",
+            "253402300800000",
+            "-62135596800000",
+            "[[[[[[[[]]]]]]]]",
+            "\"2026-11-21T13:40:35+99:99\"",
+        ])
+        .prop_map(str::to_owned),
+        any::<i64>().prop_map(|n| n.to_string()),
+        any::<f64>().prop_map(|n| format!("{n:e}")),
+        (any::<char>(), 1_usize..100_000).prop_map(|(c, n)| Value::from(c.to_string().repeat(n)).to_string()),
+        (1_usize..200).prop_map(|n| format!("{}{}", "[".repeat(n), "]".repeat(n))),
+    ]
+}
+
+/// The sample with the value of one member, at any depth, replaced.
+fn replaced(sample: &str, at: &Index, with: &str) -> String {
+    let mut value: Value = serde_json::from_str(sample).expect("a sample");
+    let mut places = Vec::new();
+    collect(&value, String::new(), &mut places);
+    let place = at.get(&places);
+    *value.pointer_mut(place).expect("it is there") = Value::from("\u{1}here\u{1}");
+    value.to_string().replace("\"\\u0001here\\u0001\"", with)
+}
+
+fn collect(value: &Value, pointer: String, into: &mut Vec<String>) {
+    match value {
+        Value::Object(members) => {
+            members.iter().for_each(|(key, value)| collect(value, format!("{pointer}/{}", crate::fields::escape(key)), into))
+        }
+        Value::Array(items) => items.iter().enumerate().for_each(|(n, value)| collect(value, format!("{pointer}/{n}"), into)),
+        _ => {}
+    }
+    if !pointer.is_empty() {
+        into.push(pointer);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn arbitrary_bytes_have_a_verdict(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
+        for (format, _) in formats() {
+            let _ = judge(&format, &bytes);
+        }
+    }
+
+    /// Almost right: a true record with a few bytes changed.
+    #[test]
+    fn damaged_records_have_a_verdict(damage in prop::collection::vec((any::<Index>(), any::<u8>()), 1..6)) {
+        for (format, sample) in formats() {
+            let mut bytes = sample.as_bytes().to_vec();
+            for (at, byte) in &damage {
+                let at = at.index(bytes.len());
+                bytes[at] = *byte;
+            }
+            let _ = judge(&format, &bytes);
+        }
+    }
+
+    #[test]
+    fn hostile_values_have_a_verdict(at: Index, value in hostile()) {
+        for (format, sample) in formats() {
+            let _ = judge(&format, replaced(sample, &at, &value).as_bytes());
+        }
+    }
+
+    /// A second member of the same name is refused where it stands, and cut records are no records.
+    #[test]
+    fn cut_and_doubled_records_have_a_verdict(at: Index) {
+        for (format, sample) in formats() {
+            let cut = &sample.as_bytes()[..at.index(sample.len())];
+            prop_assert!(judge(&format, cut).is_err(), "{}", format.as_str());
+        }
+    }
+}
+
+#[test]
+fn a_name_that_stands_twice_is_refused() {
+    for (format, sample) in formats().into_iter().filter(|(format, _)| !format.as_str().ends_with("_otlp")) {
+        let first = sample.split_once(':').expect("a member").0.trim_start_matches('{');
+        let doubled = format!("{{{first}:1,{}", &sample[1..]);
+        assert_eq!(judge(&format, doubled.as_bytes()), Err(Reason::DuplicateKey), "{}", format.as_str());
+    }
+}
+
+#[test]
+fn a_megabyte_of_text_is_no_matter() {
+    let long = "x".repeat(1 << 20);
+    for (format, sample) in formats().into_iter().filter(|(format, _)| format.as_str() != "cloudevents") {
+        let name = if format.as_str().ends_with("_otlp") { "severityText" } else { "user_agent_of_the_client" };
+        let mut value: Value = serde_json::from_str(sample).expect("a sample");
+        value[name] = Value::from(long.as_str());
+        assert_eq!(judge(&format, value.to_string().as_bytes()), Ok(()), "{}", format.as_str());
+    }
+}
+
+#[test]
+fn names_are_the_ones_that_the_catalogue_knows() {
+    let mut known: Vec<&str> = BUILT_IN.iter().map(|format| format.name).collect();
+    known.sort_unstable();
+    assert_eq!(known, farebox_core::source::FORMATS);
+}
+
+#[test]
+fn a_secret_is_kept_as_its_hash() {
+    let secret = farebox_core::secret::Secret::generate("acme_live_");
+    assert_eq!(without_secret(secret.reveal().to_owned()), hashed(secret.reveal()));
+    assert_eq!(without_secret("initech-prod".to_owned()), "initech-prod");
+}
+
+#[test]
+fn only_a_uuid_is_a_decision() {
+    let right = uuid::Uuid::now_v7();
+    assert_eq!(decision(right.simple().to_string()), right.simple().to_string());
+    for wrong in ["200", "", "allow", &"x".repeat(32)] {
+        assert_eq!(decision(wrong.to_owned()), "", "{wrong}");
+    }
+}
