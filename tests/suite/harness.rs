@@ -1,5 +1,6 @@
 //! Starts `farebox up` for the suite (or for one test that breaks things) and opens its stores.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -17,8 +18,13 @@ pub struct Suite {
     pub instance: Instance,
     pub credentials: Credentials,
     pub data: PathBuf,
+    /// Where syslog is listened for, by UDP and TCP, for the sources `nginx-udp` and `nginx-tcp` of [`SYSLOG_WORKSPACE`].
+    pub syslog: (SocketAddr, SocketAddr),
     up: Mutex<Up>,
 }
+
+/// Configuration names workspaces, so this one's name is fixed.
+pub const SYSLOG_WORKSPACE: &str = "formats/test";
 
 /// A `farebox up` of its own, in a directory of its own.
 pub struct Up {
@@ -32,10 +38,16 @@ const START: Duration = Duration::from_mins(2);
 
 impl Suite {
     pub async fn start() -> anyhow::Result<Self> {
-        let up = Up::start("suite", free_port()?).await?;
+        let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let syslog = (local(free_port()?), local(free_port()?));
+        let listener = |protocol: &str, address: SocketAddr| {
+            format!("{{listen=\"{address}\",protocol=\"{protocol}\",workspace=\"{SYSLOG_WORKSPACE}\",source=\"nginx-{protocol}\"}}")
+        };
+        let listeners = format!("[{},{}]", listener("udp", syslog.0), listener("tcp", syslog.1));
+        let up = Up::start_with("suite", free_port()?, &[("FAREBOX_INGEST__SYSLOG", listeners)]).await?;
         let credentials = up.credentials()?;
         let app = App::connect(Config::load(&up.data.join("farebox.toml"))?).await?;
-        Ok(Self { app, instance: up.instance()?, credentials, data: up.data.clone(), up: Mutex::new(up) })
+        Ok(Self { app, instance: up.instance()?, credentials, data: up.data.clone(), syslog, up: Mutex::new(up) })
     }
 
     /// Stops everything; keeps the data directory and its logs when something failed.
@@ -52,9 +64,13 @@ impl Suite {
 impl Up {
     /// Starts in a fresh directory and waits until it is ready.
     pub async fn start(name: &str, port: u16) -> anyhow::Result<Self> {
+        Self::start_with(name, port, &[]).await
+    }
+
+    async fn start_with(name: &str, port: u16, variables: &[(&'static str, String)]) -> anyhow::Result<Self> {
         let data = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
         std::fs::create_dir_all(&data)?;
-        let mut up = Self { process: spawn(&data, port)?, data, port };
+        let mut up = Self { process: spawn(&data, port, variables)?, data, port };
         up.wait_until_ready().await?;
         Ok(up)
     }
@@ -62,7 +78,7 @@ impl Up {
     /// `kill -9` of the process and, with it, of every engine; then a new start on what is left.
     pub async fn kill_and_restart(&mut self) -> anyhow::Result<()> {
         self.process.kill().await?;
-        self.process = spawn(&self.data, self.port)?;
+        self.process = spawn(&self.data, self.port, &[])?;
         self.wait_until_ready().await
     }
 
@@ -117,11 +133,12 @@ impl Up {
     }
 }
 
-fn spawn(data: &Path, port: u16) -> anyhow::Result<Child> {
+fn spawn(data: &Path, port: u16, variables: &[(&str, String)]) -> anyhow::Result<Child> {
     let log = std::fs::OpenOptions::new().create(true).append(true).open(data.join("up.log"))?;
     Command::new(env!("CARGO_BIN_EXE_farebox"))
         .args(["up", "--workspace", "acme/test", "--port", &port.to_string(), "--data"])
         .arg(data)
+        .envs(variables.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)

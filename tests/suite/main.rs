@@ -12,6 +12,7 @@ mod billing;
 mod billing_faults;
 mod house;
 mod ingest;
+mod ingest_formats;
 mod insights;
 mod journey;
 mod metering;
@@ -94,6 +95,7 @@ fn main() -> ExitCode {
         ingest::a_gateways_own_topic_is_read,
         ingest::a_replay_counts_once,
         ingest::a_decided_call_counts_once_whichever_way_it_comes,
+        ingest_formats::every_format_counts_the_truth_whichever_way_it_comes,
         access::a_decision_says_who_and_why,
         access::a_revoked_key_is_refused_within_a_second,
         access::envoy_enforces_and_every_call_counts_once,

@@ -18,18 +18,23 @@ pub struct Tenant {
 
 impl Tenant {
     pub async fn new(suite: &Suite, name: &str) -> Self {
+        Self::named(suite, &format!("{name}/t{}", uuid::Uuid::now_v7().simple())).await
+    }
+
+    /// Where the workspace's name matters.
+    pub async fn named(suite: &Suite, name: &str) -> Self {
         let mut conn = suite.app.pg.acquire().await.expect("PostgreSQL answers");
-        let unique = uuid::Uuid::now_v7().simple().to_string();
+        let short = name.split('/').next().unwrap_or(name);
         let new = NewWorkspace {
-            name: &format!("{name}/t{unique}"),
-            display_name: name,
+            name,
+            display_name: short,
             currency: "USD".parse().expect("a currency"),
             time_zone: chrono_tz::UTC,
             test_mode: false,
             is_default: false,
         };
         let workspace = workspace::create(&mut conn, new).await.expect("a workspace");
-        let (_, token) = auth::create_token(&mut conn, &workspace.id, name, &Scope::ALL, false, None).await.expect("a token");
+        let (_, token) = auth::create_token(&mut conn, &workspace.id, short, &Scope::ALL, false, None).await.expect("a token");
         Self {
             workspace,
             token: token.reveal().to_owned(),
