@@ -50,6 +50,7 @@ pub async fn measure(bench: &Bench, time: Duration, report: &mut Report) -> anyh
         let events = if batch == 1 { "1 event".to_owned() } else { format!("{batch} events") };
         report.add(Line {
             what: format!("collector, {events} a request"),
+            unit: "events/s",
             ours: crate::report::median(&mut farebox),
             yardstick: crate::report::median(&mut bare),
             yardstick_name: "bare axum + serde + rdkafka",

@@ -5,12 +5,15 @@
 //!    all brokers acknowledged).
 //! 2. [`pipeline`]: from Kafka until every row can be seen in ClickHouse, against inserting the same rows directly.
 //!
+//! 3. [`decode`]: a record of each gateway's format, against parsing it into `serde_json::Value`. Needs no engines.
+//!
 //! `cargo run --release -p farebox-bench -- --data DIR` uses the engines of a running `farebox up`, in databases and
 //! topics of its own that it removes. Without `--release` the ratios are worse, because only our side is unoptimised.
 #![forbid(unsafe_code)]
 
 mod bare;
 mod collector;
+mod decode;
 mod engines;
 mod load;
 mod pipeline;
@@ -40,27 +43,46 @@ struct Arguments {
     /// Events through the pipeline.
     #[arg(long, default_value_t = 200_000)]
     events: usize,
+    /// Only these: decode, pipeline, collector. All unless given.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
     /// Exit with 1 when a ratio is below what must be kept.
     #[arg(long)]
     check: bool,
+}
+
+impl Arguments {
+    fn wants(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| only == name)
+    }
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
     farebox_core::tls::install();
     let arguments = Arguments::parse();
-    let file = arguments.engines.clone().unwrap_or_else(|| arguments.data.join("engines.json"));
-    let bench = Bench::start(&file).await?;
     let mut report = Report::default();
-    let measured = measure(&bench, &arguments, &mut report).await;
-    bench.remove().await?;
-    measured?;
+    if arguments.wants("decode") {
+        decode::measure(Duration::from_secs(arguments.seconds.max(1)), &mut report)?;
+    }
+    if arguments.wants("pipeline") || arguments.wants("collector") {
+        let file = arguments.engines.clone().unwrap_or_else(|| arguments.data.join("engines.json"));
+        let bench = Bench::start(&file).await?;
+        let measured = measure(&bench, &arguments, &mut report).await;
+        bench.remove().await?;
+        measured?;
+    }
     println!("{report}");
     Ok(if arguments.check && !report.holds() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 async fn measure(bench: &Bench, arguments: &Arguments, report: &mut Report) -> anyhow::Result<()> {
     // First, while the topic holds nothing else.
-    pipeline::measure(bench, arguments.events.max(1000), report).await?;
-    collector::measure(bench, Duration::from_secs(arguments.seconds.max(1)), report).await
+    if arguments.wants("pipeline") {
+        pipeline::measure(bench, arguments.events.max(1000), report).await?;
+    }
+    if arguments.wants("collector") {
+        collector::measure(bench, Duration::from_secs(arguments.seconds.max(1)), report).await?;
+    }
+    Ok(())
 }

@@ -35,6 +35,7 @@ pub async fn measure(bench: &Bench, count: usize, report: &mut Report) -> anyhow
     let after = insert(bench, "bare_after", &rows).await?;
     report.add(Line {
         what: format!("Kafka to ClickHouse, {count} events"),
+        unit: "events/s",
         ours: rate(count, ours),
         yardstick: rate(2 * count, before + after),
         yardstick_name: "the same rows inserted from memory",

@@ -3,10 +3,12 @@
 use std::fmt;
 use std::time::Duration;
 
-/// One ratio. Rates are events a second.
+/// One ratio of two rates.
 #[derive(Debug)]
 pub struct Line {
     pub what: String,
+    /// Of both rates.
+    pub unit: &'static str,
     pub ours: f64,
     pub yardstick: f64,
     pub yardstick_name: &'static str,
@@ -27,7 +29,7 @@ pub struct Report {
 
 impl Report {
     pub fn add(&mut self, line: Line) {
-        println!("{}: {:.0} against {:.0} events/s ({})", line.what, line.ours, line.yardstick, line.yardstick_name);
+        println!("{}: {:.0} against {:.0} {} ({})", line.what, line.ours, line.yardstick, line.unit, line.yardstick_name);
         self.lines.push(line);
     }
 
@@ -38,15 +40,16 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "\n{:<38} {:>12} {:>12} {:>7} {:>7}  yardstick", "events a second", "farebox", "yardstick", "ratio", "least")?;
+        writeln!(f, "\n{:<38} {:>12} {:>12} {:>8} {:>7} {:>7}  yardstick", "", "farebox", "yardstick", "", "ratio", "least")?;
         for line in &self.lines {
             let verdict = if line.ratio() >= line.least { "" } else { "  BELOW" };
             writeln!(
                 f,
-                "{:<38} {:>12.0} {:>12.0} {:>7.2} {:>7.2}  {}{verdict}",
+                "{:<38} {:>12.0} {:>12.0} {:>8} {:>7.2} {:>7.2}  {}{verdict}",
                 line.what,
                 line.ours,
                 line.yardstick,
+                line.unit,
                 line.ratio(),
                 line.least,
                 line.yardstick_name
