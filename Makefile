@@ -53,3 +53,11 @@ suite: setup-test
 ## Ratios against limits measured in the same run.
 bench: setup
 	@cargo run --profile bench --package farebox-bench -- $(ARGS)
+
+.PHONY: fuzz
+FOR ?= 600
+## Fuzzes each decoder for FOR seconds; needs cargo-fuzz. TARGET=name selects.
+fuzz:
+	@cd fuzz && for target in $(or $(TARGET),$(patsubst fuzz/fuzz_targets/%.rs,%,$(wildcard fuzz/fuzz_targets/*.rs))); do \
+	  RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none $$target -- -max_total_time=$(FOR) -max_len=8192; \
+	done
