@@ -9,7 +9,7 @@ use farebox_core::money::{Currency, Money};
 use sqlx::PgConnection;
 
 use crate::rating::lines::fees;
-use crate::rating::plan::{Amounts, Interval, Model, PlanDefinition, Unit};
+use crate::rating::plan::{Amounts, Interval, PlanDefinition};
 use crate::{BillingError, plans, subscriptions};
 
 /// When a consumer first paid an invoice with an amount.
@@ -87,8 +87,18 @@ pub async fn free_to_paid(conn: &mut PgConnection, ws: &WorkspaceId) -> Result<V
 
 /// The flat fees of a plan, normalised to a month. Usage is left out.
 fn monthly(plan: &PlanDefinition, currency: Currency) -> Result<Money, BillingError> {
-    // A month is a twelfth of a year; a year has 365 days, 52 weeks for this purpose.
-    let (times, per) = match plan.interval {
+    let mut sum = BigDecimal::from(0);
+    for (price, amounts, _) in fees(plan) {
+        let (times, per) = in_a_month(price.interval.unwrap_or(plan.interval));
+        sum += amounts.get(currency).map_or_else(|| BigDecimal::from(0), |amount| amount * BigDecimal::from(times) / BigDecimal::from(per));
+    }
+    Ok(Money::round(&sum, currency)?)
+}
+
+/// How often an interval fits into a month, as a fraction: a month is a twelfth of a year, and a year has 365 days,
+/// 52 weeks for this purpose.
+fn in_a_month(interval: Interval) -> (i32, i32) {
+    match interval {
         Interval::Hour => (365 * 24, 12),
         Interval::Day => (365, 12),
         Interval::Week => (52, 12),
@@ -96,9 +106,7 @@ fn monthly(plan: &PlanDefinition, currency: Currency) -> Result<Money, BillingEr
         Interval::Quarter => (1, 3),
         Interval::HalfYear => (1, 6),
         Interval::Year => (1, 12),
-    };
-    let sum: BigDecimal = fees(plan).filter_map(|(_, amounts, _)| amounts.get(currency)).sum();
-    Ok(Money::round(&(sum * BigDecimal::from(times) / BigDecimal::from(per)), currency)?)
+    }
 }
 
 /// What of a plan has no amount in this currency, by name.
@@ -106,22 +114,16 @@ pub fn missing_amounts(plan: &PlanDefinition, currency: Currency) -> Vec<String>
     let lacks = |amounts: &Amounts| amounts.get(currency).is_none();
     let mut missing = Vec::new();
     for price in &plan.prices {
-        let in_model = match &price.model {
-            Model::Flat { amount, .. } | Model::Package { amount, .. } => lacks(amount),
-            Model::PerUnit { unit_amount } => lacks(unit_amount),
-            Model::Graduated { tiers, .. } | Model::Volume { tiers, .. } | Model::GraduatedPercentage { tiers, .. } => {
-                tiers.iter().any(|tier| {
-                    tier.flat_amount.as_ref().is_some_and(lacks) || matches!(&tier.unit, Unit::UnitAmount(amounts) if lacks(amounts))
-                })
-            }
-            Model::PassThrough => false,
-        };
+        let in_model = price.model.amounts().into_iter().any(lacks);
         if in_model || price.minimum.as_ref().is_some_and(lacks) || price.maximum.as_ref().is_some_and(lacks) {
             missing.push(price.name.clone());
         }
     }
     if plan.minimum.as_ref().is_some_and(lacks) {
         missing.push("minimum".to_owned());
+    }
+    if plan.terms.threshold.as_ref().is_some_and(lacks) {
+        missing.push("threshold".to_owned());
     }
     if plan.spend_cap.as_ref().is_some_and(lacks) {
         missing.push("spend_cap".to_owned());

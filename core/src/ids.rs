@@ -99,6 +99,11 @@ ids! {
     PlanVersionId = "plv_";
     PriceId = "price_";
     SubscriptionId = "sub_";
+    /// A price attached to a subscription for a time.
+    AddOnId = "addon_";
+    CouponId = "coupon_";
+    /// A grant of prepaid credits.
+    GrantId = "grant_";
     InvoiceId = "inv_";
     InvoiceLineId = "line_";
     /// A person who signs in: a member of the workspace, or a consumer's user.

@@ -147,6 +147,16 @@ fn usage_price(price: &Price, currency: Currency) -> Vec<String> {
             Unit::Rate(rate) => Some(format!("{} of {many}", format::percent(&rate.0, &BigDecimal::from(1))?)),
             Unit::UnitAmount(_) => None,
         })),
+        Model::Percentage { rate, fixed, .. } => {
+            out.extend(format::percent(&rate.0, &BigDecimal::from(1)).map(|share| then(format!("{share} of {many}"))));
+            let fixed = fixed.as_ref().and_then(|fixed| fixed.get(currency));
+            out.extend(fixed.map(|fixed| format!("{} for each", format::unit_price(fixed, currency))));
+        }
+        Model::Matrix { dimension, values, default } => {
+            let by = dimension.trim_start_matches('/').replace('_', " ");
+            out.extend(values.iter().filter_map(|(value, amounts)| Some(format!("{} for {value}", rate(amounts)?))));
+            out.extend(default.as_ref().and_then(rate).map(|rate| format!("{rate} for every other {by}")));
+        }
         Model::PassThrough => out.push(format!("{many} at cost")),
     }
     out

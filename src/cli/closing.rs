@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
+use farebox_billing::rating::cli;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -16,6 +17,10 @@ pub struct Rate {
     /// Currency, period and meter values, as JSON.
     #[arg(long)]
     usage: PathBuf,
+    /// A change to preview, as JSON: `at`, and `to_plan` (the entry of the new plan; null to leave). The usage is then
+    /// what was counted before it.
+    #[arg(long)]
+    change: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -33,7 +38,11 @@ pub struct Close {
 
 pub fn rate(command: &Rate) -> anyhow::Result<()> {
     let read = |file: &PathBuf| std::fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()));
-    let lines = farebox_billing::rating::cli::rate(&read(&command.plan)?, &read(&command.usage)?)?;
+    let (plan, usage) = (read(&command.plan)?, read(&command.usage)?);
+    let lines = match &command.change {
+        None => cli::rate(&plan, &usage)?,
+        Some(change) => cli::change(&plan, &usage, &read(change)?)?,
+    };
     println!("{}", serde_json::to_string_pretty(&lines)?);
     Ok(())
 }

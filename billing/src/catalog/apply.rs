@@ -1,6 +1,8 @@
 //! Brings a workspace to what the file says. What the file does not mention stays: consumers sign up by themselves,
 //! and retiring something is an act of its own.
 
+use std::collections::BTreeSet;
+
 use farebox_core::clock;
 use farebox_core::ids::{ConsumerId, WorkspaceId};
 use farebox_core::period::floor_minute;
@@ -11,7 +13,7 @@ use sqlx::{Connection, PgConnection};
 
 use super::check::{Catalog, ConsumerEntry, SubscriptionEntry};
 use crate::plans::Published;
-use crate::{BillingError, plans, subscriptions};
+use crate::{BillingError, plans, settings, subscriptions};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Applied {
@@ -69,6 +71,11 @@ async fn write(conn: &mut PgConnection, catalog: &Catalog, actor: &str) -> Resul
         let before = formats::upsert(conn, ws, format).await?;
         note(&mut applied, before.as_ref(), format, || format!("format {}", format.name));
     }
+    if let Some(billing) = &catalog.billing
+        && settings::set(conn, ws, billing).await?
+    {
+        applied.note("change", format!("billing of {}", workspace.name));
+    }
     for source in &catalog.sources {
         let before = sources::by_name(conn, ws, &source.name).await?;
         let mut after = sources::upsert(conn, ws, &source.name, &source.format, source.kafka_topic.as_deref(), source.backfill).await?;
@@ -95,6 +102,12 @@ async fn write(conn: &mut PgConnection, catalog: &Catalog, actor: &str) -> Resul
     for plan in &catalog.plans {
         if plans::publish(conn, ws, plan).await? == Published::New {
             applied.note("publish", format!("plan {} version {}", plan.name, plan.version));
+        }
+    }
+    for name in catalog.plans.iter().map(|plan| &plan.name).collect::<BTreeSet<_>>() {
+        let retired = catalog.retired.contains(name);
+        if plans::set_retired(conn, ws, name, retired).await? {
+            applied.note("change", format!("plan {name}: {}", if retired { "retired" } else { "offered again" }));
         }
     }
     for entry in &catalog.consumers {

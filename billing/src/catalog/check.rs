@@ -14,11 +14,11 @@ use serde_json::{Value, json};
 
 use super::errors::{CatalogError, Errors};
 use super::plan::Reader;
-use super::raw::{At, RawAddress, RawCatalog, RawConsumer, RawMeter, RawPlan, RawSeller};
+use super::raw::{At, RawAddress, RawBilling, RawCatalog, RawConsumer, RawMeter, RawPlan, RawSeller};
 use crate::rating::PlanDefinition;
 use crate::rating::models::zero;
-use crate::rating::plan::{Anchor, Interval};
 use crate::revenue::missing_amounts;
+use crate::settings::{BillingSettings, LateUsage};
 
 /// A catalogue that is right in itself.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,10 +31,14 @@ pub struct Catalog {
     pub seller: Value,
     pub taxes: Value,
     pub formats: Vec<FieldMap>,
+    /// As they are unless given.
+    pub billing: Option<BillingSettings>,
     pub sources: Vec<SourceEntry>,
     pub apis: Vec<ApiEntry>,
     pub meters: Vec<Definition>,
     pub plans: Vec<PlanDefinition>,
+    /// Names of plans that are no longer offered.
+    pub retired: BTreeSet<String>,
     pub consumers: Vec<ConsumerEntry>,
 }
 
@@ -95,11 +99,17 @@ pub fn check(raw: &RawCatalog) -> Result<Catalog, Vec<CatalogError>> {
     let seller = raw.seller.as_ref().map_or_else(|| json!({}), |seller| self::seller(seller, &mut errors));
     let taxes = taxes(raw, &mut errors);
     let formats = super::formats::read(raw, &mut errors);
+    let billing = raw.billing.as_ref().map(|billing| self::billing(billing, &mut errors));
     let sources = sources(raw, &mut errors);
     let apis = apis(raw, &mut errors);
     let meters = meters(raw, &mut errors);
     // Amounts cannot be read without knowing the currency; the rest still is.
     let plans = plans(raw, currency.unwrap_or_else(|| "USD".parse().expect("USD is a currency")), &mut errors);
+    // A plan is retired as a whole: the newest version in the file says so.
+    let newest = |name: &str| {
+        raw.plans.iter().filter(|p| p.name.as_ref().is_some_and(|n| n.value == name)).max_by_key(|p| p.version.as_ref().map(|v| v.value))
+    };
+    let retired = plans.iter().filter(|plan| newest(&plan.name).is_some_and(|raw| raw.retired)).map(|plan| plan.name.clone()).collect();
     let consumers = consumers(raw, &mut errors);
     if let (Some(currency), Some(time_zone), true) = (currency, time_zone, errors.is_empty()) {
         return Ok(Catalog {
@@ -109,10 +119,12 @@ pub fn check(raw: &RawCatalog) -> Result<Catalog, Vec<CatalogError>> {
             seller,
             taxes,
             formats,
+            billing,
             sources,
             apis,
             meters,
             plans,
+            retired,
             consumers,
         });
     }
@@ -180,12 +192,34 @@ fn taxes(raw: &RawCatalog, errors: &mut Errors) -> Value {
             country(code, &format!("{path}.countries[{k}]"), errors);
         }
         let mut reader = Reader { currency: "USD".parse().expect("USD is a currency"), errors };
+        let per = tax.per.as_ref().and_then(|per| reader.word(per, &format!("{path}.per"), &[("line", "line"), ("document", "document")]));
         if let Some(rate) = reader.rate(&tax.rate, &format!("{path}.rate")) {
             let countries: Vec<_> = tax.countries.iter().map(|c| &c.value).collect();
-            taxes.push(json!({ "name": tax.name.value, "rate": rate, "inclusive": tax.inclusive, "countries": countries }));
+            let mut shown = json!({ "name": tax.name.value, "rate": rate, "inclusive": tax.inclusive, "countries": countries });
+            if let Some(per) = per {
+                shown["per"] = json!(per);
+            }
+            taxes.push(shown);
         }
     }
     Value::Array(taxes)
+}
+
+fn billing(raw: &RawBilling, errors: &mut Errors) -> BillingSettings {
+    let close_from = raw.close_from.as_ref().and_then(|at| instant(at, "billing.close_from", errors));
+    let mut settings = BillingSettings { close_from, close_by_hand: raw.close_by_hand, ..BillingSettings::default() };
+    if let Some(word) = &raw.late_usage {
+        let words = &[("next_invoice", LateUsage::NextInvoice), ("own_invoice", LateUsage::OwnInvoice)];
+        let mut reader = Reader { currency: "USD".parse().expect("USD is a currency"), errors };
+        settings.late_usage = reader.word(word, "billing.late_usage", words).unwrap_or_default();
+    }
+    if let Some(days) = &raw.late_days {
+        if !(0..=400).contains(&days.value) {
+            errors.at(days, "billing.late_days", "is 0 to 400");
+        }
+        settings.late_days = days.value;
+    }
+    settings
 }
 
 fn sources(raw: &RawCatalog, errors: &mut Errors) -> Vec<SourceEntry> {
@@ -324,7 +358,6 @@ fn plans(raw: &RawCatalog, currency: Currency, errors: &mut Errors) -> Vec<PlanD
             errors.at(tax, &format!("{path}.tax"), "in a workspace, taxes are in `taxes`, by country; this is for farebox rate only");
         }
         let Some((definition, _)) = definition else { continue };
-        not_yet(plan, &definition, &path, errors);
         let missing = missing_amounts(&definition, currency);
         if !missing.is_empty() {
             let message = format!("has no amount in the workspace's currency {currency} for: {}", missing.join(", "));
@@ -359,16 +392,6 @@ fn meters_exist(plan: &RawPlan, path: &str, meters: &BTreeSet<&str>, errors: &mu
     }
 }
 
-/// What `farebox rate` can price and subscriptions cannot run on yet.
-fn not_yet(raw: &RawPlan, plan: &PlanDefinition, path: &str, errors: &mut Errors) {
-    if let Some(interval) = raw.interval.as_ref().filter(|_| plan.interval != Interval::Month) {
-        errors.at(interval, &format!("{path}.interval"), "this version bills by the month; write interval: month");
-    }
-    if let Some(anchor) = raw.anchor.as_ref().filter(|_| plan.anchor != Anchor::Calendar) {
-        errors.at(anchor, &format!("{path}.anchor"), "this version bills by the calendar's months; write anchor: calendar");
-    }
-}
-
 fn consumers(raw: &RawCatalog, errors: &mut Errors) -> Vec<ConsumerEntry> {
     unique(raw.consumers.iter().enumerate().map(|(n, c)| (&c.name, format!("consumers[{n}].name"))), "consumer", errors);
     let all_subjects = raw.consumers.iter().enumerate();
@@ -378,12 +401,13 @@ fn consumers(raw: &RawCatalog, errors: &mut Errors) -> Vec<ConsumerEntry> {
     raw.consumers.iter().enumerate().map(|(n, consumer)| self::consumer(consumer, &format!("consumers[{n}]"), errors)).collect()
 }
 
+fn instant(text: &At<String>, path: &str, errors: &mut Errors) -> Option<DateTime<Utc>> {
+    let parsed = text.value.parse::<DateTime<Utc>>();
+    let parsed = parsed.map_err(|_| format!("`{}` is not an instant; write it as 2026-08-15T00:00:00Z", text.value));
+    errors.keep(parsed, text, path)
+}
+
 fn consumer(raw: &RawConsumer, path: &str, errors: &mut Errors) -> ConsumerEntry {
-    let instant = |text: &At<String>, path: &str, errors: &mut Errors| {
-        let parsed = text.value.parse::<DateTime<Utc>>();
-        let parsed = parsed.map_err(|_| format!("`{}` is not an instant; write it as 2026-08-15T00:00:00Z", text.value));
-        errors.keep(parsed, text, path)
-    };
     if let Some(email) = raw.email.as_ref().filter(|email| !email.value.contains('@')) {
         errors.at(email, &format!("{path}.email"), format!("`{}` is not an e-mail address", email.value));
     }

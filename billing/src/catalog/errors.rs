@@ -90,3 +90,11 @@ pub fn problem(errors: &[CatalogError]) -> Problem {
     problem.errors = errors.iter().map(|e| FieldError::new(format!("line {}: {}", e.line, e.path), e.message.clone())).collect();
     problem
 }
+
+/// A part of a request that is written as in the catalogue.
+pub fn field_problem(pointer: &str, errors: &[CatalogError]) -> Problem {
+    let shown: Vec<_> = errors.iter().map(|e| e.message.clone()).collect();
+    let mut problem = Problem::invalid_field(pointer, shown.join("; "));
+    problem.errors = errors.iter().map(|e| FieldError::new(format!("{pointer}: {}", e.path), e.message.clone())).collect();
+    problem
+}

@@ -7,6 +7,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 
+use crate::rating::PlanDefinition;
+use crate::settings::{self, BillingSettings};
 use crate::{BillingError, plans, subscriptions};
 
 #[derive(Serialize)]
@@ -19,6 +21,8 @@ struct File {
     taxes: Value,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     formats: Vec<Value>,
+    #[serde(skip_serializing_if = "Value::is_null")]
+    billing: Value,
     sources: Vec<Value>,
     apis: Vec<Value>,
     meters: Vec<Value>,
@@ -37,6 +41,10 @@ pub async fn export(conn: &mut PgConnection, ws: &WorkspaceId) -> Result<String,
         seller: if workspace.seller.get("name").is_some() { workspace.seller } else { Value::Null },
         taxes: workspace.taxes,
         formats: Vec::new(),
+        billing: match settings::of(conn, ws).await? {
+            settings if settings == BillingSettings::default() => Value::Null,
+            settings => to_value(serde_json::to_value(settings))?,
+        },
         sources: Vec::new(),
         apis: Vec::new(),
         meters: Vec::new(),
@@ -57,15 +65,12 @@ pub async fn export(conn: &mut PgConnection, ws: &WorkspaceId) -> Result<String,
     for meter in meters::list(conn, ws).await?.into_iter().filter(|meter| meter.version > 0) {
         file.meters.push(to_value(serde_json::to_value(meter.definition))?);
     }
-    for plan in plans::all_versions(conn, ws).await? {
-        let mut plan = to_value(serde_json::to_value(plan.definition))?;
-        for price in plan["prices"].as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
-            // What holds without being written is not written.
-            for (field, unwritten) in [("included", json!("0")), ("counts_to_minimum", json!(true)), ("flat_at_zero", json!(false))] {
-                if price.get(field) == Some(&unwritten) {
-                    price.remove(field);
-                }
-            }
+    // Contracts are made with their consumer, not by the file.
+    for plan in plans::all_versions(conn, ws).await?.into_iter().filter(|plan| plan.consumer.is_none()) {
+        let retired = plan.retired;
+        let mut plan = written(&plan.definition).map_err(|e| BillingError::unreadable("the catalogue", e))?;
+        if retired {
+            plan["retired"] = json!(true);
         }
         file.plans.push(plan);
     }
@@ -84,6 +89,20 @@ pub async fn export(conn: &mut PgConnection, ws: &WorkspaceId) -> Result<String,
         })));
     }
     serde_saphyr::to_string(&file).map_err(|e| BillingError::unreadable("the catalogue", e))
+}
+
+/// A plan as an entry of the file.
+pub fn written(plan: &PlanDefinition) -> Result<Value, serde_json::Error> {
+    let mut plan = pruned(serde_json::to_value(plan)?);
+    for price in plan["prices"].as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
+        // What holds without being written is not written.
+        for (field, unwritten) in [("included", json!("0")), ("counts_to_minimum", json!(true)), ("flat_at_zero", json!(false))] {
+            if price.get(field) == Some(&unwritten) {
+                price.remove(field);
+            }
+        }
+    }
+    Ok(plan)
 }
 
 /// Without what is null or empty.

@@ -17,9 +17,10 @@ use farebox_core::money::Currency;
 
 pub use apply::{Applied, Change, apply, diff};
 pub use check::{Catalog, ConsumerEntry, SubscriptionEntry};
-pub use errors::{CatalogError, problem};
-pub use export::export;
+pub use errors::{CatalogError, field_problem, problem};
+pub use export::{export, written};
 
+use crate::rating::plan::Price;
 use crate::rating::{PlanDefinition, TaxRate};
 
 /// Reads and checks a catalogue file.
@@ -35,6 +36,17 @@ pub fn parse_plan(text: &str, currency: Currency) -> Result<(PlanDefinition, Opt
     let plan = plan::Reader { currency, errors: &mut errors }.plan(&raw, "plan");
     match plan {
         Some(plan) if errors.is_empty() => Ok(plan),
+        _ => Err(errors.into_sorted()),
+    }
+}
+
+/// Reads one price of a plan, for an add-on.
+pub fn parse_price(text: &str, currency: Currency) -> Result<Price, Vec<CatalogError>> {
+    let raw: raw::RawPrice = serde_saphyr::from_str(text).map_err(|e| vec![errors::from_parser(&e)])?;
+    let mut errors = errors::Errors::default();
+    let price = plan::Reader { currency, errors: &mut errors }.price(&raw, false, "price");
+    match price {
+        Some(price) if errors.is_empty() => Ok(price),
         _ => Err(errors.into_sorted()),
     }
 }

@@ -12,10 +12,7 @@ use crate::rating::plan::{
     Amounts, Anchor, Billed, Collect, Decimal, Entitlement, Interval, Model, Per, PlanDefinition, Price, Proration, Quota, RateLimit,
     Terms, Tier, Trial, Unit,
 };
-use crate::rating::tax::TaxRate;
-
-/// Models of the field that this version does not price yet.
-const NOT_YET: &[&str] = &["percentage", "matrix"];
+use crate::rating::tax::{TaxPer, TaxRate};
 
 pub struct Reader<'a> {
     /// The currency of amounts written without one.
@@ -50,10 +47,11 @@ impl Reader<'_> {
         let mut prices = Vec::new();
         for (n, price) in raw.prices.iter().enumerate() {
             let path = format!("{path}.prices[{n}]");
+            let carry_over = raw.terms.as_ref().is_some_and(|terms| terms.carry_over == Some(true));
             if raw.prices[..n].iter().any(|p| p.name.value == price.name.value) {
                 self.errors.at(&price.name, &format!("{path}.name"), format!("the plan has another price named `{}`", price.name.value));
             }
-            prices.push(self.price(price, &path));
+            prices.push(self.price(price, carry_over, &path));
         }
         let minimum = self.money(raw.minimum.as_ref(), &format!("{path}.minimum"));
         let spend_cap = self.money(raw.spend_cap.as_ref(), &format!("{path}.spend_cap"));
@@ -79,7 +77,13 @@ impl Reader<'_> {
 
     fn tax(&mut self, tax: &At<super::raw::RawPlanTax>, path: &str) -> Option<TaxRate> {
         let rate = self.rate(&tax.value.rate, &format!("{path}.tax.rate"))?;
-        Some(TaxRate { name: tax.value.name.clone().unwrap_or_else(|| "Tax".to_owned()), rate, inclusive: tax.value.inclusive })
+        Some(TaxRate {
+            name: tax.value.name.clone().unwrap_or_else(|| "Tax".to_owned()),
+            rate,
+            inclusive: tax.value.inclusive,
+            per: TaxPer::Line,
+            note: None,
+        })
     }
 
     fn terms(&mut self, raw: Option<&RawTerms>, path: &str) -> Terms {
@@ -99,12 +103,22 @@ impl Reader<'_> {
             let words = &[("second", Proration::Second), ("day", Proration::Day), ("none", Proration::None)];
             terms.proration = self.word(word, &format!("{path}.proration"), words).unwrap_or(terms.proration);
         }
+        terms.threshold = self.money(raw.threshold.as_ref(), &format!("{path}.threshold")).flatten();
         terms
     }
 
-    fn price(&mut self, raw: &RawPrice, path: &str) -> Option<Price> {
+    pub fn price(&mut self, raw: &RawPrice, all_carry_over: bool, path: &str) -> Option<Price> {
         let model = self.model(raw, path);
         let flat = raw.model.value == "flat";
+        let interval = raw.interval.as_ref().map(|word| self.word(word, &format!("{path}.interval"), INTERVALS));
+        let has_tiers = matches!(raw.model.value.as_str(), "per_unit" | "package" | "graduated" | "volume" | "graduated_percentage");
+        if let Some(carry_over) = raw.carry_over.as_ref().filter(|flag| flag.value && !has_tiers) {
+            let message = format!("the model `{}` has no position in a period to carry over; remove it", raw.model.value);
+            self.errors.at(carry_over, &format!("{path}.carry_over"), message);
+        }
+        if let Some(per_seat) = raw.per_seat.as_ref().filter(|flag| flag.value && !flat) {
+            self.errors.at(per_seat, &format!("{path}.per_seat"), "only a flat fee is charged per seat; usage has its own quantity");
+        }
         match &raw.meter {
             None if !flat => self.errors.at(&raw.model, path, format!("`{}` follows usage: name its `meter`", raw.model.value)),
             Some(meter) if flat => self.errors.at(meter, path, "a flat fee has no meter; leave it out, or choose another model"),
@@ -119,6 +133,12 @@ impl Reader<'_> {
         if flat && let Some(bound) = raw.minimum.as_ref().or(raw.maximum.as_ref()) {
             self.errors.at(bound, path, "a flat fee is its own bound; leave `minimum` and `maximum` out");
         }
+        if let (Some(low), Some(high), Some(place)) =
+            (minimum.as_ref().and_then(Option::as_ref), maximum.as_ref().and_then(Option::as_ref), &raw.maximum)
+            && low.0.iter().any(|(currency, low)| high.0.get(currency).is_some_and(|high| high < low))
+        {
+            self.errors.at(place, &format!("{path}.maximum"), "is below the `minimum`");
+        }
         Some(Price {
             name: raw.name.value.clone(),
             meter: raw.meter.as_ref().map(|meter| meter.value.clone()),
@@ -126,6 +146,9 @@ impl Reader<'_> {
             minimum: minimum?,
             maximum: maximum?,
             counts_to_minimum: raw.counts_to_minimum.unwrap_or(true),
+            interval: interval.map_or(Some(None), |i| i.map(Some))?,
+            carry_over: raw.carry_over.as_ref().map_or(all_carry_over && has_tiers, |flag| flag.value),
+            per_seat: raw.per_seat.as_ref().is_some_and(|flag| flag.value),
             model: model?,
         })
     }
@@ -138,14 +161,8 @@ impl Reader<'_> {
             "package" => &["amount", "package_size"],
             "graduated" | "volume" | "graduated_percentage" => &["tiers", "flat_at_zero"],
             "pass_through" => &[],
-            name if NOT_YET.contains(&name) => {
-                self.errors.at(
-                    &raw.model,
-                    &format!("{path}.model"),
-                    format!("`{name}` is not supported by this version; use one of {MODELS}"),
-                );
-                return None;
-            }
+            "percentage" => &["rate", "fixed", "included_events", "min_per_event", "max_per_event"],
+            "matrix" => &["dimension", "values", "default"],
             name => {
                 self.errors.at(&raw.model, &format!("{path}.model"), format!("`{name}` is not a model; use one of {MODELS}"));
                 return None;
@@ -157,6 +174,14 @@ impl Reader<'_> {
         self.refuse(raw.package_size.as_ref(), "package_size", name, allowed, path);
         self.refuse(raw.tiers.as_ref(), "tiers", name, allowed, path);
         self.refuse(raw.flat_at_zero.as_ref(), "flat_at_zero", name, allowed, path);
+        self.refuse(raw.rate.as_ref(), "rate", name, allowed, path);
+        self.refuse(raw.fixed.as_ref(), "fixed", name, allowed, path);
+        self.refuse(raw.included_events.as_ref(), "included_events", name, allowed, path);
+        self.refuse(raw.min_per_event.as_ref(), "min_per_event", name, allowed, path);
+        self.refuse(raw.max_per_event.as_ref(), "max_per_event", name, allowed, path);
+        self.refuse(raw.dimension.as_ref(), "dimension", name, allowed, path);
+        self.refuse(raw.values.as_ref(), "values", name, allowed, path);
+        self.refuse(raw.default.as_ref(), "default", name, allowed, path);
         let flat_at_zero = raw.flat_at_zero.as_ref().is_some_and(|flag| flag.value);
         match name {
             "flat" => {
@@ -183,6 +208,8 @@ impl Reader<'_> {
                 Some(Model::Package { amount: amount?, package_size })
             }
             "pass_through" => Some(Model::PassThrough),
+            "percentage" => self.percentage(raw, path),
+            "matrix" => self.matrix(raw, path),
             _ => {
                 let raw_tiers = self.needed(raw.tiers.as_ref(), "tiers", raw, path)?;
                 let tiers = self.tiers(raw_tiers, name == "graduated_percentage", &format!("{path}.tiers"))?;
@@ -193,6 +220,57 @@ impl Reader<'_> {
                 })
             }
         }
+    }
+
+    fn percentage(&mut self, raw: &RawPrice, path: &str) -> Option<Model> {
+        let rate = self.needed(raw.rate.as_ref(), "rate", raw, path).and_then(|rate| self.not_negative(rate, &format!("{path}.rate")));
+        let mut amount = |field: &Option<At<RawAmounts>>, name: &str| {
+            field.as_ref().map_or(Some(None), |amounts| self.amounts(amounts, &format!("{path}.{name}")).map(Some))
+        };
+        let (fixed, min_per_event, max_per_event) =
+            (amount(&raw.fixed, "fixed"), amount(&raw.min_per_event, "min_per_event"), amount(&raw.max_per_event, "max_per_event"));
+        let included_events = raw
+            .included_events
+            .as_ref()
+            .map_or(Some(Decimal::default()), |text| self.not_negative(text, &format!("{path}.included_events")));
+        let bounded = raw.min_per_event.is_some() || raw.max_per_event.is_some();
+        if let Some(included) = raw.included.as_ref().filter(|_| bounded) {
+            let message = "with bounds for each event a part of the sum cannot be free; use `included_events`";
+            self.errors.at(included, &format!("{path}.included"), message);
+        }
+        if let (Some(Some(low)), Some(Some(high)), Some(place)) = (&min_per_event, &max_per_event, &raw.max_per_event)
+            && low.0.iter().any(|(currency, low)| high.0.get(currency).is_some_and(|high| high < low))
+        {
+            self.errors.at(place, &format!("{path}.max_per_event"), "is below `min_per_event`");
+        }
+        Some(Model::Percentage {
+            rate: rate?,
+            fixed: fixed?,
+            included_events: included_events?,
+            min_per_event: min_per_event?,
+            max_per_event: max_per_event?,
+        })
+    }
+
+    fn matrix(&mut self, raw: &RawPrice, path: &str) -> Option<Model> {
+        let dimension = self.needed(raw.dimension.as_ref(), "dimension", raw, path)?;
+        if let Err(error) = dimension.value.parse::<farebox_metering::Dimension>() {
+            self.errors.at(dimension, &format!("{path}.dimension"), error.to_string());
+        }
+        if let Some(included) = &raw.included {
+            let message = "a matrix has no included units: give the values that are free the amount 0";
+            self.errors.at(included, &format!("{path}.included"), message);
+        }
+        let listed = self.needed(raw.values.as_ref(), "values", raw, path)?;
+        let mut values = BTreeMap::new();
+        for (value, amounts) in &listed.value {
+            values.insert(value.clone(), self.amounts(amounts, &format!("{path}.values.{value}"))?);
+        }
+        if values.is_empty() {
+            self.errors.at(listed, &format!("{path}.values"), "give a unit price for at least one value");
+        }
+        let default = raw.default.as_ref().map_or(Some(None), |amounts| self.amounts(amounts, &format!("{path}.default")).map(Some));
+        Some(Model::Matrix { dimension: dimension.value.clone(), values, default: default? })
     }
 
     fn tiers(&mut self, raw: &At<Vec<RawTier>>, percentage: bool, path: &str) -> Option<Vec<Tier>> {
@@ -361,7 +439,7 @@ impl Reader<'_> {
     }
 }
 
-const MODELS: &str = "flat, per_unit, package, graduated, volume, graduated_percentage, pass_through";
+const MODELS: &str = "flat, per_unit, package, graduated, volume, percentage, graduated_percentage, matrix, pass_through";
 
 pub const INTERVALS: &[(&str, Interval)] = &[
     ("hour", Interval::Hour),

@@ -18,6 +18,7 @@ pub struct RawCatalog {
     pub seller: Option<RawSeller>,
     #[serde(default)]
     pub taxes: Vec<RawTax>,
+    pub billing: Option<RawBilling>,
     #[serde(default)]
     pub formats: Vec<RawFormat>,
     #[serde(default)]
@@ -59,6 +60,7 @@ pub struct RawTax {
     pub rate: At<String>,
     #[serde(default)]
     pub inclusive: bool,
+    pub per: Option<At<String>>,
     #[serde(default)]
     pub countries: Vec<At<String>>,
 }
@@ -81,6 +83,16 @@ pub struct RawReading {
     pub unit: Option<At<String>>,
     #[serde(default)]
     pub unset: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawBilling {
+    #[serde(default)]
+    pub close_by_hand: bool,
+    pub close_from: Option<At<String>>,
+    pub late_usage: Option<At<String>>,
+    pub late_days: Option<At<i32>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -146,6 +158,9 @@ pub struct RawPlan {
     pub spend_cap: Option<At<RawAmounts>>,
     #[serde(default)]
     pub entitlements: Vec<RawEntitlement>,
+    /// No longer offered; those who have it keep it.
+    #[serde(default)]
+    pub retired: bool,
     /// Only for `farebox rate`: taxes the lines; in a workspace, taxes are its own.
     pub tax: Option<At<RawPlanTax>>,
 }
@@ -165,6 +180,9 @@ pub struct RawTerms {
     pub collect: Option<At<String>>,
     pub due_days: Option<At<i32>>,
     pub proration: Option<At<String>>,
+    /// For all prices that can: see [`RawPrice::carry_over`].
+    pub carry_over: Option<bool>,
+    pub threshold: Option<At<RawAmounts>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -190,6 +208,19 @@ pub struct RawPrice {
     pub minimum: Option<At<RawAmounts>>,
     pub maximum: Option<At<RawAmounts>>,
     pub counts_to_minimum: Option<bool>,
+    pub interval: Option<At<String>>,
+    pub carry_over: Option<At<bool>>,
+    pub per_seat: Option<At<bool>>,
+    pub rate: Option<At<String>>,
+    pub fixed: Option<At<RawAmounts>>,
+    pub included_events: Option<At<String>>,
+    pub min_per_event: Option<At<RawAmounts>>,
+    pub max_per_event: Option<At<RawAmounts>>,
+    pub dimension: Option<At<String>>,
+    #[serde(alias = "prices", alias = "unit_amounts")]
+    pub values: Option<At<BTreeMap<String, At<RawAmounts>>>>,
+    #[serde(alias = "default_unit_amount")]
+    pub default: Option<At<RawAmounts>>,
 }
 
 #[derive(Debug, Deserialize)]

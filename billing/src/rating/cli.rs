@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
-use farebox_core::money::{Currency, Money, decimal, plain};
+use farebox_core::money::{BigDecimal, Currency, Money, decimal, plain};
 use farebox_core::period::Period;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::lines::{fee, fee_credit, fees, minimum};
-use super::plan::Billed;
-use super::{PlanDefinition, Prior, RatedInvoice, RatedLine, RatingError, Scope, TaxRate, Usage, rate as rate_stretch, total, usage_lines};
+use super::invoice::{Credit, Discount, Off, Terms, invoice};
+use super::lines::{fee, fee_credit, fees, minimum, usage_prices};
+use super::plan::{Amounts, Billed, Decimal, Model, Price};
+use super::{Detail, PlanDefinition, Prior, RatedInvoice, RatedLine, RatingError, Scope, Usage, rate as rate_stretch, usage_lines};
 use crate::catalog::CatalogError;
 
 #[derive(Debug, thiserror::Error)]
@@ -33,16 +34,59 @@ struct UsageFile {
     period: Period,
     /// The part of the period in which the plan was in force; all of it unless given.
     in_force: Option<Period>,
+    /// By meter.
     #[serde(default)]
     meters: BTreeMap<String, MeterValue>,
     /// For proration by day; UTC unless given.
     time_zone: Option<String>,
+    /// In the order in which they apply; shares come before fixed ones.
+    #[serde(default)]
+    discounts: Vec<DiscountValue>,
+    /// Prepaid, in the order of use.
+    #[serde(default)]
+    credits: Vec<CreditValue>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DiscountValue {
+    #[serde(default = "discount")]
+    name: String,
+    /// 25 is 25 %.
+    percent: Option<String>,
+    amount: Option<String>,
+    /// Only from prices of these names.
+    #[serde(default)]
+    prices: Vec<String>,
+}
+
+fn discount() -> String {
+    "Discount".to_owned()
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CreditValue {
+    #[serde(default = "credits")]
+    name: String,
+    amount: String,
+    /// Used after tax.
+    #[serde(default)]
+    taxed: bool,
+}
+
+fn credits() -> String {
+    "Credits".to_owned()
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct MeterValue {
-    value: String,
+    value: Option<String>,
+    /// Each event's amount, in their order in time: for what is charged by event.
+    events: Option<Vec<String>>,
+    /// By the value of a dimension: for a matrix.
+    by: Option<BTreeMap<String, String>>,
     prior: Option<PriorValue>,
 }
 
@@ -63,22 +107,23 @@ struct ChangeFile {
 
 struct Request {
     plan: PlanDefinition,
-    tax: Option<TaxRate>,
+    terms: Terms,
     scope: Scope,
-    meters: BTreeMap<String, Usage>,
+    /// By price.
+    used: BTreeMap<String, Usage>,
 }
 
 /// Rates `plan_yaml` (one entry of `plans`) on `usage_json`, and answers the lines as the API writes them.
 pub fn rate(plan_yaml: &str, usage_json: &str) -> Result<Value, RateError> {
     let request = read(plan_yaml, usage_json)?;
-    let rated = rate_stretch(&request.plan, &request.scope, &request.meters, request.tax.as_ref())?;
+    let rated = rate_stretch(&request.plan, &request.scope, &request.used, &request.terms)?;
     Ok(answer(&rated))
 }
 
 /// Previews a change of plan at an instant of the period, or leaving: what was paid in advance and is unused is given
 /// back, the new plan's advance fee charged, and the old plan's arrears and usage (up to the change) billed.
 pub fn change(plan_yaml: &str, usage_json: &str, change_json: &str) -> Result<Value, RateError> {
-    let Request { plan, tax, scope, meters } = read(plan_yaml, usage_json)?;
+    let Request { plan, terms, scope, used } = read(plan_yaml, usage_json)?;
     let change: ChangeFile = serde_json::from_str(change_json).map_err(|e| RateError::Change(e.to_string()))?;
     let new_plan = match &change.to_plan {
         Value::Null => None,
@@ -90,29 +135,30 @@ pub fn change(plan_yaml: &str, usage_json: &str, change_json: &str) -> Result<Va
     }
     let before = Scope { part: Period { start: scope.part.start, end: change.at }, ..scope };
     let after = Scope { part: Period { start: change.at, end: scope.part.end }, ..scope };
+    let one = BigDecimal::from(1);
     let mut lines = Vec::new();
     for (price, amount, billed) in fees(&plan) {
         lines.push(match billed {
-            Billed::InAdvance => fee_credit(price, amount, &after)?,
-            Billed::InArrears => fee(price, amount, &before)?,
+            Billed::InAdvance => fee_credit(price, amount, &one, &after)?,
+            Billed::InArrears => fee(price, amount, &one, &before)?,
         });
     }
     if let Some(new) = &new_plan {
         let after = Scope { proration: new.terms.proration, ..after };
         for (price, amount, _) in fees(new).filter(|(_, _, billed)| *billed == Billed::InAdvance) {
-            lines.push(fee(price, amount, &after)?);
+            lines.push(fee(price, amount, &one, &after)?);
         }
     }
-    let used = usage_lines(&plan, &before, &meters)?;
+    let used = usage_lines(&plan, &before, &used)?;
     if plan.minimum.is_some() {
         let mut counted = used.clone();
         for (price, amount, _) in fees(&plan) {
-            counted.push(fee(price, amount, &before)?);
+            counted.push(fee(price, amount, &one, &before)?);
         }
         lines.extend(minimum(&plan, &counted, &before)?);
     }
     lines.extend(used);
-    Ok(answer(&total(lines, tax.as_ref(), scope.currency)?))
+    Ok(answer(&invoice(lines, &terms, scope.currency)?))
 }
 
 fn read(plan_yaml: &str, usage_json: &str) -> Result<Request, RateError> {
@@ -128,28 +174,65 @@ fn read(plan_yaml: &str, usage_json: &str) -> Result<Request, RateError> {
         return Err(RateError::Usage(format!("the plan has no price on the meter `{name}`; it has {}", plan.meters().join(", "))));
     }
     let scope = Scope { currency: usage.currency, zone, period: usage.period, part, proration: plan.terms.proration };
-    let meters =
-        usage.meters.into_iter().map(|(name, value)| Ok((name, meter(value, scope.currency)?))).collect::<Result<_, RateError>>()?;
-    Ok(Request { plan, tax, scope, meters })
+    let mut used = BTreeMap::new();
+    for (price, meter) in usage_prices(&plan) {
+        if let Some(value) = usage.meters.get(meter) {
+            used.insert(price.name.clone(), used_by(price, meter, value, scope.currency)?);
+        }
+    }
+    let discounts = usage.discounts.into_iter().enumerate().map(|(n, value)| read_discount(n, value, scope.currency));
+    let credits = usage.credits.into_iter().enumerate().map(|(n, value)| read_credit(n, value, scope.currency));
+    let terms = Terms { discounts: discounts.collect::<Result<_, _>>()?, credits: credits.collect::<Result<_, _>>()?, tax };
+    Ok(Request { plan, terms, scope, used })
 }
 
-fn meter(value: MeterValue, currency: Currency) -> Result<Usage, RateError> {
-    let number = |text: &str| decimal(text).map_err(|e| RateError::Usage(e.to_string()));
-    let prior = match value.prior {
-        None => None,
-        Some(prior) => {
-            let billed = Money::exact(&number(&prior.billed)?, currency).map_err(|e| RateError::Usage(e.to_string()))?;
-            Some(Prior { value: number(&prior.value)?, billed })
-        }
+fn number(text: &str) -> Result<BigDecimal, RateError> {
+    decimal(text).map_err(|e| RateError::Usage(e.to_string()))
+}
+
+fn read_discount(n: usize, given: DiscountValue, currency: Currency) -> Result<Discount, RateError> {
+    let off = match (&given.percent, &given.amount) {
+        (Some(percent), None) => Off::Share(Decimal(number(percent)? / BigDecimal::from(100))),
+        (None, Some(amount)) => Off::Fixed(Amounts::of(currency, number(amount)?)),
+        _ => return Err(RateError::Usage(format!("`{}` takes off either a `percent` or an `amount`", given.name))),
     };
-    Ok(Usage { value: number(&value.value)?, prior })
+    Ok(Discount { id: n.to_string(), name: given.name, off, prices: given.prices })
+}
+
+fn read_credit(n: usize, given: CreditValue, currency: Currency) -> Result<Credit, RateError> {
+    let left = Money::exact(&number(&given.amount)?, currency).map_err(|e| RateError::Usage(e.to_string()))?;
+    Ok(Credit { id: n.to_string(), name: given.name, left, taxed: given.taxed })
+}
+
+/// A meter's value, as the price's model needs it.
+fn used_by(price: &Price, meter: &str, given: &MeterValue, currency: Currency) -> Result<Usage, RateError> {
+    let wrong = |what: &str| RateError::Usage(format!("`{meter}` needs {what}"));
+    let numbers = |texts: &[String]| texts.iter().map(|text| number(text)).collect::<Result<Vec<_>, _>>();
+    let mut used = match (&given.by, &given.events, &given.value) {
+        (Some(by), _, _) => {
+            let by =
+                by.iter().map(|(value, counted)| Ok((value.clone(), number(counted)?))).collect::<Result<BTreeMap<_, _>, RateError>>()?;
+            Usage { detail: Detail::By(by.clone()), ..Usage::of(by.values().sum()) }
+        }
+        (None, Some(events), _) => Usage::of_events(price, &numbers(events)?, currency)?,
+        (None, None, Some(value)) => Usage::of(number(value)?),
+        (None, None, None) => return Err(wrong("its `value`, its `events` one by one, or its usage `by` the values of a dimension")),
+    };
+    if let Some(prior) = &given.prior {
+        if matches!(price.model, Model::Matrix { .. }) {
+            return Err(wrong("no `prior`: a matrix has no tiers to go on in, so rate what is new alone"));
+        }
+        let billed = Money::exact(&number(&prior.billed)?, currency).map_err(|e| RateError::Usage(e.to_string()))?;
+        used.prior = Some(Prior { value: number(&prior.value)?, billed: Decimal(billed.to_decimal()) });
+    }
+    Ok(used)
 }
 
 fn answer(rated: &RatedInvoice) -> Value {
     let lines: Vec<_> = rated
         .lines
         .iter()
-        .map(|RatedLine { line, tax }| {
+        .map(|RatedLine { line, discount, credit, tax }| {
             let mut shown = json!({
                 "name": line.name,
                 "kind": line.kind,
@@ -157,6 +240,12 @@ fn answer(rated: &RatedInvoice) -> Value {
                 "amount": line.amount,
                 "explanation": line.explanation,
             });
+            if !discount.is_zero() {
+                shown["discount"] = json!(discount);
+            }
+            if !credit.is_zero() {
+                shown["credit"] = json!(credit);
+            }
             if let Some(tax) = tax {
                 shown["net"] = json!(tax.net);
                 shown["tax"] = json!(tax.tax);

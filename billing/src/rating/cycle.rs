@@ -1,140 +1,366 @@
-//! The lines of a subscription's invoice for one period: usage of the period, fees in arrears for it, fees in advance
-//! for the next, and what the plan's changes make of the fees that were billed in advance for it before.
+//! The lines of a subscription's invoice for one period: usage whose period ended in it, fees in arrears likewise, fees
+//! in advance for what begins in the next, and what changes make of fees that were billed in advance before.
 //!
-//! A fee in advance is billed on the invoice of the period before, for what was then known to be in force. When the
-//! period is over, what was in force is set against what was billed: what is missing is charged (a start in the
-//! period, a new plan), what was too much is given back (a change, an end), each on its own line.
+//! Every price has its own interval; the invoice has the plan's. Usage and a fee in arrears are billed where their
+//! stretch (the part of the price's period in which it was in force) ends. A fee in advance is billed on the invoice
+//! before its period begins, for what was then known to be in force; each invoice sets what is in force from its start
+//! on against what was billed for it: what is missing is charged (a start, a new plan, more seats), what was too much is
+//! given back (a change, an end), each on its own line.
 
 use std::collections::BTreeMap;
 
+use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
-use farebox_core::ids::PlanVersionId;
-use farebox_core::money::Currency;
+use farebox_core::ids::{AddOnId, PlanVersionId};
+use farebox_core::money::{BigDecimal, Currency};
 use farebox_core::period::Period;
 
-use super::lines::{fee, fee_credit, fees, minimum};
-use super::plan::{Billed, PlanDefinition, Proration};
-use super::{Line, RatingError, Scope, Usage, usage_lines};
+use super::lines::{cap, fee, fee_credit, fees, minimum, usage_prices};
+use super::plan::{Amounts, Anchor, Billed, PlanDefinition, Price, Proration};
+use super::schedule::Schedule;
+use super::usage::usage;
+use super::{Line, RatingError, Scope, Usage};
 
-/// A plan version in force over a stretch.
-#[derive(Debug, Clone)]
-pub struct Part {
-    pub version: PlanVersionId,
-    pub stretch: Period,
-    pub trial: bool,
-    /// The meters' values over the stretch.
-    pub meters: BTreeMap<String, Usage>,
+/// Where prices come from: a plan version, or something added to the subscription.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Source {
+    Plan(PlanVersionId),
+    AddOn(AddOnId),
 }
 
-/// A fee that an earlier invoice billed in advance for a stretch of this period.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// In force over a stretch, with a quantity for what is charged per seat.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Part {
+    pub source: Source,
+    pub stretch: Period,
+    pub trial: bool,
+    pub quantity: BigDecimal,
+}
+
+/// A line by which an earlier invoice billed a fee in advance, or gave it back: then the quantity is negative.
+#[derive(Debug, Clone, PartialEq)]
 pub struct BilledFee {
-    pub version: PlanVersionId,
+    pub source: Source,
     pub price: String,
     pub stretch: Period,
+    pub quantity: BigDecimal,
 }
 
 #[derive(Debug)]
 pub struct Cycle<'a> {
     pub currency: Currency,
     pub zone: Tz,
+    /// Where periods begin that are not the calendar's: the subscription's start.
+    pub anchor: DateTime<Utc>,
     pub period: Period,
     pub next: Period,
-    /// In force in the period, in their order.
+    /// Everything known to be in force, at whatever time, in its order; [`FOREVER`] where no end is known.
     pub parts: Vec<Part>,
-    /// Known to be in force in the next period.
-    pub next_parts: Vec<Part>,
+    /// The period goes on: its usage so far, without its minimum.
+    pub interim: bool,
+    /// What was paid in advance for the time after is not given back.
+    pub keep_after: Option<DateTime<Utc>>,
+    /// In the order in which they were billed.
     pub billed: Vec<BilledFee>,
-    pub plans: &'a BTreeMap<PlanVersionId, PlanDefinition>,
+    pub plans: &'a BTreeMap<Source, PlanDefinition>,
 }
 
-/// A line, and the plan version it comes from.
-pub type CycleLine = (PlanVersionId, Line);
+/// The end of what has no known end: beyond every period.
+pub const FOREVER: DateTime<Utc> = DateTime::<Utc>::MAX_UTC;
 
-pub fn lines(cycle: &Cycle) -> Result<Vec<CycleLine>, RatingError> {
+/// Usage that has to be counted for a line.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Wanted {
+    pub source: Source,
+    pub price: Price,
+    pub meter: String,
+    /// The price's period, and the part of it in which it was in force.
+    pub of: Period,
+    pub stretch: Period,
+    /// Earlier parts of the period whose usage is carried over.
+    pub before: Option<Period>,
+    /// Nothing else of the subscription was in force in the period, so that counting over all of it is the same.
+    pub alone: bool,
+}
+
+impl Wanted {
+    pub fn key(&self) -> UsedKey {
+        (self.source.clone(), self.price.name.clone(), self.stretch.start)
+    }
+}
+
+/// Source, price, and the start of its stretch.
+pub type UsedKey = (Source, String, DateTime<Utc>);
+
+/// A line, and where its price comes from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CycleLine {
+    pub source: Source,
+    pub line: Line,
+}
+
+/// All lines, `used` being what was counted for each of [`wanted`].
+pub fn lines(cycle: &Cycle, used: &BTreeMap<UsedKey, Usage>) -> Result<Vec<CycleLine>, RatingError> {
+    let mut found = fee_lines(cycle)?;
+    found.extend(usage_lines(cycle, used)?);
+    Ok(found)
+}
+
+/// Fees: in advance as far as not billed before, and in arrears.
+pub fn fee_lines(cycle: &Cycle) -> Result<Vec<CycleLine>, RatingError> {
     let mut found = Vec::new();
-    for (version, plan) in cycle.plans {
-        advance_position(cycle, version, plan, &mut found)?;
-    }
-    for part in cycle.next_parts.iter().filter(|part| !part.trial) {
-        advance_for_next(cycle, part, &mut found)?;
-    }
-    for part in cycle.parts.iter().filter(|part| !part.trial) {
-        let plan = plan_of(cycle, &part.version);
-        let scope = cycle.scope(plan, cycle.period, part.stretch);
-        let mut counted = Vec::new();
+    for (source, plan) in cycle.plans {
         for (price, amount, billed) in fees(plan) {
-            let line = fee(price, amount, &scope)?;
-            if billed == Billed::InArrears {
-                found.push((part.version.clone(), line.clone()));
+            let of = OfPrice { cycle, source, plan, price, amount };
+            match billed {
+                Billed::InAdvance => of.settle(&mut found)?,
+                Billed::InArrears => of.arrears(&mut found)?,
             }
-            counted.push(line);
         }
-        let used = usage_lines(plan, &scope, &part.meters)?;
-        counted.extend(used.iter().cloned());
-        let missing = minimum(plan, &counted, &scope)?;
-        found.extend(used.into_iter().chain(missing).map(|line| (part.version.clone(), line)));
     }
     Ok(found)
+}
+
+/// What must be counted for the usage lines of the period.
+pub fn wanted(cycle: &Cycle) -> Result<Vec<Wanted>, RatingError> {
+    let mut found = Vec::new();
+    for part in merged(&cycle.parts) {
+        let plan = cycle.plan(&part.source);
+        for (price, meter) in usage_prices(plan) {
+            for of in cycle.periods(plan, price, cycle.period)? {
+                let Some(stretch) = part.stretch.intersect(&of).filter(|stretch| cycle.ends_here(*stretch)) else { continue };
+                let others = cycle.parts.iter().filter(|other| other.stretch.intersect(&of).is_some());
+                let alone = !cycle.interim && matches!(part.source, Source::Plan(_)) && merged_count(others) == 1;
+                found.push(Wanted {
+                    source: part.source.clone(),
+                    price: price.clone(),
+                    meter: meter.to_owned(),
+                    of,
+                    stretch,
+                    before: price.carry_over.then(|| cycle.before(of, stretch)).flatten(),
+                    alone,
+                });
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Usage whose stretch ends in the period, with the cap on it and the minimum of what was in force.
+pub fn usage_lines(cycle: &Cycle, used: &BTreeMap<UsedKey, Usage>) -> Result<Vec<CycleLine>, RatingError> {
+    let all_wanted = wanted(cycle)?;
+    let mut found = Vec::new();
+    for part in merged(&cycle.parts) {
+        let plan = cycle.plan(&part.source);
+        let mut own = Vec::new();
+        for wanted in all_wanted.iter().filter(|w| w.source == part.source && part.stretch.contains(w.stretch.start)) {
+            let nothing = Usage::of_events(&wanted.price, &[], cycle.currency)?;
+            own.extend(usage(&wanted.price, used.get(&wanted.key()).unwrap_or(&nothing), &cycle.scope(plan, wanted.of, wanted.stretch))?);
+        }
+        if let Some(inside) = part.stretch.intersect(&cycle.period) {
+            let scope = cycle.scope(plan, cycle.schedule(plan, plan.interval).period_of(inside.start)?, inside);
+            own.extend(cap(plan, &own, &scope)?);
+            if plan.minimum.is_some() && !cycle.interim {
+                let mut counted = own.clone();
+                counted.extend(cycle.fees_of_stretch(&part.source, plan, inside)?);
+                own.extend(minimum(plan, &counted, &scope)?);
+            }
+        }
+        found.extend(own.into_iter().map(|line| CycleLine { source: part.source.clone(), line }));
+    }
+    Ok(found)
+}
+
+/// What the period is worth by definition: the fees of the time in force in it, however they are billed, and usage.
+pub fn worth(cycle: &Cycle, used: &BTreeMap<UsedKey, Usage>) -> Result<Vec<CycleLine>, RatingError> {
+    let mut found = Vec::new();
+    for (source, plan) in cycle.plans {
+        let fees = cycle.fees_of_stretch(source, plan, cycle.period)?;
+        found.extend(fees.into_iter().map(|line| CycleLine { source: source.clone(), line }));
+    }
+    found.extend(usage_lines(cycle, used)?);
+    Ok(found)
+}
+
+/// Parts of one source that follow each other are one, whatever their quantities; trials are left out.
+fn merged(parts: &[Part]) -> Vec<Part> {
+    let mut found: Vec<Part> = Vec::new();
+    for part in parts.iter().filter(|part| !part.trial) {
+        match found.iter_mut().find(|before| before.source == part.source && before.stretch.end == part.stretch.start) {
+            Some(before) => before.stretch.end = part.stretch.end,
+            None => found.push(part.clone()),
+        }
+    }
+    found
+}
+
+fn merged_count<'a>(parts: impl Iterator<Item = &'a Part>) -> usize {
+    let plans: Vec<_> =
+        parts.filter(|part| matches!(part.source, Source::Plan(_))).map(|part| Part { trial: false, ..part.clone() }).collect();
+    let trials = plans.iter().filter(|part| part.trial).count();
+    merged(&plans).len() + trials
 }
 
 impl Cycle<'_> {
     fn scope(&self, plan: &PlanDefinition, period: Period, part: Period) -> Scope {
         Scope { currency: self.currency, zone: self.zone, period, part, proration: plan.terms.proration }
     }
-}
 
-fn plan_of<'a>(cycle: &Cycle<'a>, version: &PlanVersionId) -> &'a PlanDefinition {
-    // Whoever makes a cycle loads the plan of every phase and fee in it.
-    cycle.plans.get(version).expect("the plan of every part is loaded")
-}
+    fn plan(&self, source: &Source) -> &PlanDefinition {
+        // Whoever makes a cycle loads the plan of every part and fee in it.
+        self.plans.get(source).expect("the plan of every part is loaded")
+    }
 
-/// Fees in advance of this period: charge what was in force and not billed, give back what was billed and not in force.
-fn advance_position(cycle: &Cycle, version: &PlanVersionId, plan: &PlanDefinition, found: &mut Vec<CycleLine>) -> Result<(), RatingError> {
-    let due: Vec<_> = cycle.parts.iter().filter(|part| !part.trial && part.version == *version).map(|part| part.stretch).collect();
-    for (price, amount, _) in fees(plan).filter(|(_, _, billed)| *billed == Billed::InAdvance) {
-        let before = cycle.billed.iter().filter(|fee| fee.version == *version && fee.price == price.name);
-        let before: Vec<_> = before.map(|fee| fee.stretch).collect();
-        if plan.terms.proration == Proration::None {
-            // Whole or not at all: once billed it stays, and a plan that was in force at all is billed once.
-            if before.is_empty()
-                && let Some(first) = due.first()
-            {
-                found.push((version.clone(), fee(price, amount, &cycle.scope(plan, cycle.period, *first))?));
+    fn schedule(&self, plan: &PlanDefinition, interval: super::plan::Interval) -> Schedule {
+        Schedule { interval, anchor: (plan.anchor == Anchor::Subscription).then_some(self.anchor), zone: self.zone }
+    }
+
+    /// The price's periods that have something in common with `range`.
+    fn periods(&self, plan: &PlanDefinition, price: &Price, range: Period) -> Result<Vec<Period>, RatingError> {
+        let schedule = self.schedule(plan, price.interval.unwrap_or(plan.interval));
+        let (mut found, mut at) = (Vec::new(), range.start);
+        while at < range.end {
+            let period = schedule.period_of(at)?;
+            at = period.end;
+            found.push(period);
+        }
+        Ok(found)
+    }
+
+    /// What ends in the period is billed on its invoice.
+    fn ends_here(&self, stretch: Period) -> bool {
+        self.period.start < stretch.end && stretch.end <= self.period.end
+    }
+
+    /// The part of `of` before `stretch` whose usage is carried over; a trial's is not.
+    fn before(&self, of: Period, stretch: Period) -> Option<Period> {
+        let trial = self.parts.iter().filter(|part| part.trial && part.stretch.end <= stretch.start).map(|part| part.stretch.end).max();
+        let start = trial.map_or(of.start, |end| end.max(of.start));
+        (start < stretch.start).then_some(Period { start, end: stretch.start })
+    }
+
+    /// The recurring fees of a stretch, however they are billed: what counts towards a minimum.
+    fn fees_of_stretch(&self, source: &Source, plan: &PlanDefinition, inside: Period) -> Result<Vec<Line>, RatingError> {
+        let mut found = Vec::new();
+        for (price, amount, _) in fees(plan) {
+            for part in self.parts.iter().filter(|part| part.source == *source && !part.trial) {
+                let Some(own) = part.stretch.intersect(&inside) else { continue };
+                for of in self.periods(plan, price, own)? {
+                    if let Some(stretch) = own.intersect(&of) {
+                        found.push(fee(price, amount, &part.quantity, &self.scope(plan, of, stretch))?);
+                    }
+                }
             }
-            continue;
         }
-        for stretch in without(&before, &due) {
-            found.push((version.clone(), fee_credit(price, amount, &cycle.scope(plan, cycle.period, stretch))?));
-        }
-        for stretch in without(&due, &before) {
-            found.push((version.clone(), fee(price, amount, &cycle.scope(plan, cycle.period, stretch))?));
-        }
+        Ok(found)
     }
-    Ok(())
 }
 
-fn advance_for_next(cycle: &Cycle, part: &Part, found: &mut Vec<CycleLine>) -> Result<(), RatingError> {
-    let plan = plan_of(cycle, &part.version);
-    for (price, amount, _) in fees(plan).filter(|(_, _, billed)| *billed == Billed::InAdvance) {
-        let line = fee(price, amount, &cycle.scope(plan, cycle.next, part.stretch))?;
-        let twice = plan.terms.proration == Proration::None
-            && found.iter().any(|(v, l)| *v == part.version && l.price == line.price && l.period.start >= cycle.next.start);
-        if !twice {
-            found.push((part.version.clone(), line));
-        }
-    }
-    Ok(())
+/// A flat fee of a source.
+struct OfPrice<'a> {
+    cycle: &'a Cycle<'a>,
+    source: &'a Source,
+    plan: &'a PlanDefinition,
+    price: &'a Price,
+    amount: &'a Amounts,
 }
 
-/// What of `from` no stretch of `minus` covers.
-fn without(from: &[Period], minus: &[Period]) -> Vec<Period> {
+/// A stretch with a quantity.
+type Quantified = (BigDecimal, Period);
+
+impl OfPrice<'_> {
+    fn parts(&self) -> impl Iterator<Item = &Part> {
+        self.cycle.parts.iter().filter(|part| part.source == *self.source && !part.trial)
+    }
+
+    fn push(&self, line: Line, found: &mut Vec<CycleLine>) {
+        found.push(CycleLine { source: self.source.clone(), line });
+    }
+
+    fn arrears(&self, found: &mut Vec<CycleLine>) -> Result<(), RatingError> {
+        for of in self.cycle.periods(self.plan, self.price, self.cycle.period)? {
+            for (quantity, stretch) in self.due(of) {
+                if self.cycle.ends_here(stretch) {
+                    self.push(fee(self.price, self.amount, &quantity, &self.cycle.scope(self.plan, of, stretch))?, found);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Charges what is in force and not billed, gives back what was billed and is not in force.
+    fn settle(&self, found: &mut Vec<CycleLine>) -> Result<(), RatingError> {
+        let (here, next) = (self.cycle.period, self.cycle.next);
+        let from_here = Period { start: here.start, end: FOREVER };
+        for of in self.cycle.periods(self.plan, self.price, Period { start: here.start, end: next.end.max(here.end) })? {
+            let (due, before) = (self.due(of), self.covered(of));
+            if self.plan.terms.proration == Proration::None {
+                // Whole or not at all: once billed it stays, and what was in force at all is billed once.
+                if let Some((quantity, stretch)) = due.first().filter(|_| before.is_empty()) {
+                    self.push(fee(self.price, self.amount, quantity, &self.cycle.scope(self.plan, of, *stretch))?, found);
+                }
+                continue;
+            }
+            let open = |all: &[Quantified]| -> Vec<Quantified> {
+                all.iter().filter_map(|(quantity, stretch)| Some((quantity.clone(), stretch.intersect(&from_here)?))).collect()
+            };
+            let (due, before) = (open(&due), open(&before));
+            let kept = |stretch: Period| self.cycle.keep_after.is_some_and(|end| stretch.start >= end);
+            for (quantity, stretch) in without(&before, &due).into_iter().filter(|(_, stretch)| !kept(*stretch)) {
+                self.push(fee_credit(self.price, self.amount, &quantity, &self.cycle.scope(self.plan, of, stretch))?, found);
+            }
+            for (quantity, stretch) in without(&due, &before) {
+                self.push(fee(self.price, self.amount, &quantity, &self.cycle.scope(self.plan, of, stretch))?, found);
+            }
+        }
+        Ok(())
+    }
+
+    /// In force in a period of the price; what follows with the same quantity is one stretch.
+    fn due(&self, of: Period) -> Vec<Quantified> {
+        let mut found: Vec<Quantified> = Vec::new();
+        for part in self.parts() {
+            let Some(stretch) = part.stretch.intersect(&of) else { continue };
+            let quantity = if self.price.per_seat { part.quantity.clone() } else { BigDecimal::from(1) };
+            match found.last_mut() {
+                Some((same, before)) if *same == quantity && before.end == stretch.start => before.end = stretch.end,
+                _ => found.push((quantity, stretch)),
+            }
+        }
+        found
+    }
+
+    /// What earlier invoices billed of a period of the price and did not give back.
+    fn covered(&self, of: Period) -> Vec<Quantified> {
+        let mut found: Vec<Quantified> = Vec::new();
+        for billed in self.cycle.billed.iter().filter(|fee| fee.source == *self.source && fee.price == self.price.name) {
+            let Some(stretch) = billed.stretch.intersect(&of) else { continue };
+            if billed.quantity > BigDecimal::from(0) {
+                found.push((billed.quantity.clone(), stretch));
+            } else {
+                found = without(&found, &[(-&billed.quantity, stretch)]);
+            }
+        }
+        found
+    }
+}
+
+/// What of `from` nothing in `minus` covers with the same quantity.
+fn without(from: &[Quantified], minus: &[Quantified]) -> Vec<Quantified> {
     let mut left = from.to_vec();
-    for cut in minus {
+    for (quantity, cut) in minus {
         left = left
             .into_iter()
-            .flat_map(|p| [Period { start: p.start, end: p.end.min(cut.start) }, Period { start: p.start.max(cut.end), end: p.end }])
-            .filter(|p| p.start < p.end)
+            .flat_map(|(own, p)| {
+                if own != *quantity || p.intersect(cut).is_none() {
+                    return vec![(own, p)];
+                }
+                [Period { start: p.start, end: p.end.min(cut.start) }, Period { start: p.start.max(cut.end), end: p.end }]
+                    .into_iter()
+                    .filter(|p| p.start < p.end)
+                    .map(|p| (own.clone(), p))
+                    .collect()
+            })
             .collect();
     }
     left
@@ -143,8 +369,8 @@ fn without(from: &[Period], minus: &[Period]) -> Vec<Period> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use chrono::{DateTime, TimeDelta, Utc};
-    use farebox_core::money::{BigDecimal, Money};
+    use chrono::TimeDelta;
+    use farebox_core::money::Money;
     use proptest::prelude::*;
 
     fn month(n: u32) -> Period {
@@ -160,10 +386,14 @@ mod tests {
         crate::catalog::parse_plan(&yaml, usd()).expect("a plan").0
     }
 
+    fn one() -> BigDecimal {
+        BigDecimal::from(1)
+    }
+
     /// Phases known at a close: `changed` says from when on the second plan, `ended` when it ends.
-    fn parts(phases: &[(PlanVersionId, Period)], of: Period) -> Vec<Part> {
-        let inside = phases.iter().filter_map(|(version, stretch)| Some((version.clone(), stretch.intersect(&of)?)));
-        inside.map(|(version, stretch)| Part { version, stretch, trial: false, meters: BTreeMap::new() }).collect()
+    fn parts(phases: &[(Source, Period)]) -> Vec<Part> {
+        let part = |(source, stretch): &(Source, Period)| Part { source: source.clone(), stretch: *stretch, trial: false, quantity: one() };
+        phases.iter().map(part).collect()
     }
 
     proptest! {
@@ -171,7 +401,7 @@ mod tests {
         /// are what was in force, within half a cent a line.
         #[test]
         fn fees_in_advance_come_to_what_was_in_force(start_min in 0_i64..44_000, change_min in 1_i64..80_000, length_min in 1_i64..80_000) {
-            let versions = [PlanVersionId::new(), PlanVersionId::new()];
+            let versions = [Source::Plan(PlanVersionId::new()), Source::Plan(PlanVersionId::new())];
             let amounts = [1000_i64, 2700];
             let plans: BTreeMap<_, _> = versions.iter().cloned().zip(amounts.map(plan)).collect();
             let start = month(1).start + TimeDelta::minutes(start_min);
@@ -187,16 +417,13 @@ mod tests {
                     phases.push((versions[1].clone(), Period { start: changed, end: if ended <= closed_at { ended } else { far } }));
                 }
                 let cycle = Cycle {
-                    currency: usd(), zone: chrono_tz::Europe::Berlin, period: month(n), next: month(n + 1),
-                    parts: parts(&phases, month(n)), next_parts: parts(&phases, month(n + 1)),
-                    billed: billed.iter().filter(|fee| fee.stretch.intersect(&month(n)).is_some()).cloned().collect(), plans: &plans,
+                    currency: usd(), zone: chrono_tz::Europe::Berlin, anchor: start, period: month(n), next: month(n + 1),
+                    parts: parts(&phases), interim: false, keep_after: None, billed: billed.clone(), plans: &plans,
                 };
-                for (version, line) in lines(&cycle).expect("rates") {
+                for CycleLine { source, line } in lines(&cycle, &BTreeMap::new()).expect("rates") {
                     total += line.amount.minor;
                     count += 1;
-                    if line.period.start >= month(n).end {
-                        billed.push(BilledFee { version, price: "Fee".to_owned(), stretch: line.period });
-                    }
+                    billed.push(BilledFee { source, price: "Fee".to_owned(), stretch: line.period, quantity: line.quantity });
                 }
             }
             let mut expected = BigDecimal::from(0);
@@ -215,7 +442,7 @@ mod tests {
 
     #[test]
     fn a_change_gives_back_the_old_fee_and_charges_the_new() {
-        let versions = [PlanVersionId::new(), PlanVersionId::new()];
+        let versions = [Source::Plan(PlanVersionId::new()), Source::Plan(PlanVersionId::new())];
         let plans: BTreeMap<_, _> = versions.iter().cloned().zip([plan(10), plan(20)]).collect();
         let change = month(3).start + TimeDelta::days(14);
         let phases = [
@@ -227,13 +454,18 @@ mod tests {
             zone: chrono_tz::Europe::Berlin,
             period: month(3),
             next: month(4),
-            parts: parts(&phases, month(3)),
-            next_parts: parts(&phases, month(4)),
-            billed: vec![BilledFee { version: versions[0].clone(), price: "Fee".to_owned(), stretch: month(3) }],
+            anchor: month(1).start,
+            parts: parts(&phases),
+            interim: false,
+            keep_after: None,
+            billed: vec![BilledFee { source: versions[0].clone(), price: "Fee".to_owned(), stretch: month(3), quantity: one() }],
             plans: &plans,
         };
-        let shown: Vec<_> =
-            lines(&cycle).expect("rates").into_iter().map(|(_, line)| format!("{}: {}", line.amount, line.explanation)).collect();
+        let shown: Vec<_> = lines(&cycle, &BTreeMap::new())
+            .expect("rates")
+            .into_iter()
+            .map(|CycleLine { line, .. }| format!("{}: {}", line.amount, line.explanation))
+            .collect();
         insta::assert_debug_snapshot!(shown);
     }
 }

@@ -1,17 +1,18 @@
-//! The lines of one plan version over one stretch of a period: fees, usage, the minimum, the cap.
+//! The lines of one plan version over one stretch of a period: fees, the minimum, the cap. Usage has its own file.
 
 use chrono_tz::Tz;
 use farebox_core::money::{BigDecimal, Currency, Money};
 use farebox_core::period::Period;
+use serde::{Deserialize, Serialize};
 
 use super::error::RatingError;
-use super::models::{price_quantity, zero};
 use super::plan::{Amounts, Model, PlanDefinition, Price, Proration};
 use super::proration::{Fraction, fraction};
-use super::words::{human, join, stretch};
+use super::usage::Usage;
+use super::words::{human, stretch};
 
 /// What kind of thing a line charges for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LineKind {
     Fee,
@@ -22,6 +23,10 @@ pub enum LineKind {
     Cap,
     /// What an earlier invoice left to this one.
     Carried,
+    /// Usage that arrived after its period was invoiced, or was taken back since.
+    Adjustment,
+    /// Prepaid credits used after tax.
+    Credit,
 }
 
 impl LineKind {
@@ -32,6 +37,8 @@ impl LineKind {
             Self::Minimum => "minimum",
             Self::Cap => "cap",
             Self::Carried => "carried",
+            Self::Adjustment => "adjustment",
+            Self::Credit => "credit",
         }
     }
 }
@@ -43,13 +50,25 @@ pub struct Line {
     pub name: String,
     pub price: Option<String>,
     pub meter: Option<String>,
+    /// The value of the dimension a `matrix` line is for.
+    pub value: Option<String>,
     pub period: Period,
     pub quantity: BigDecimal,
     pub amount: Money,
     pub explanation: String,
     pub counts_to_minimum: bool,
+    /// What a usage line was rated from, to rate it again.
+    pub basis: Option<Basis>,
     /// Something a person should look at, such as negative usage.
     pub alert: Option<String>,
+}
+
+/// The inputs of a usage line.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Basis {
+    pub usage: Usage,
+    /// The period of the price that the line's stretch lies in.
+    pub of: Period,
 }
 
 /// The stretch being rated: which part of which period, by which calendar, in which money.
@@ -63,115 +82,53 @@ pub struct Scope {
 }
 
 impl Scope {
-    fn fraction(&self) -> Result<Fraction, RatingError> {
+    pub(super) fn fraction(&self) -> Result<Fraction, RatingError> {
         fraction(self.period, self.part, self.proration, self.zone)
     }
 }
 
-/// What a meter counted over the stretch; and, when a period is continued, what of it was already billed.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Usage {
-    pub value: BigDecimal,
-    pub prior: Option<Prior>,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub struct Prior {
-    pub value: BigDecimal,
-    pub billed: Money,
-}
-
-fn amount_of<'a>(amounts: &'a Amounts, name: &str, currency: Currency) -> Result<&'a BigDecimal, RatingError> {
+pub(super) fn amount_of<'a>(amounts: &'a Amounts, name: &str, currency: Currency) -> Result<&'a BigDecimal, RatingError> {
     amounts.get(currency).ok_or_else(|| RatingError::NoAmount { price: name.to_owned(), currency })
 }
 
-/// A flat fee for the stretch, prorated when it is only part of the period.
-pub fn fee(price: &Price, amount: &Amounts, scope: &Scope) -> Result<Line, RatingError> {
-    let whole = amount_of(amount, &price.name, scope.currency)?;
+/// A flat fee for the stretch, prorated when it is only part of the period; for each unit of `quantity` where the
+/// price is charged per seat.
+pub fn fee(price: &Price, amount: &Amounts, quantity: &BigDecimal, scope: &Scope) -> Result<Line, RatingError> {
+    let each = amount_of(amount, &price.name, scope.currency)?;
+    let quantity = if price.per_seat { quantity.clone() } else { BigDecimal::from(1) };
+    let whole = each * &quantity;
     let share = scope.fraction()?;
-    let amount = share.round(whole, scope.currency)?;
+    let amount = share.round(&whole, scope.currency)?;
+    let words = if price.per_seat { format!("{} × {} = {}", human(&quantity), human(each), human(&whole)) } else { human(each) };
     let explanation = if share.is_whole() {
-        format!("{} for {}", human(whole), stretch(scope.period, scope.zone))
+        format!("{words} for {}", stretch(scope.period, scope.zone))
     } else {
-        format!("{} × {} ({}) = {amount}", human(whole), share.words(), stretch(scope.part, scope.zone))
+        format!("{words} × {} ({}) = {amount}", share.words(), stretch(scope.part, scope.zone))
     };
     Ok(Line {
         kind: LineKind::Fee,
         name: price.name.clone(),
         price: Some(price.name.clone()),
         meter: None,
+        value: None,
         period: scope.part,
-        quantity: BigDecimal::from(1),
+        quantity,
         amount,
         explanation,
         counts_to_minimum: price.counts_to_minimum,
+        basis: None,
         alert: None,
     })
 }
 
 /// The unused part of a fee that was paid in advance, given back.
-pub fn fee_credit(price: &Price, amount: &Amounts, scope: &Scope) -> Result<Line, RatingError> {
-    let mut line = fee(price, amount, scope)?;
+pub fn fee_credit(price: &Price, amount: &Amounts, quantity: &BigDecimal, scope: &Scope) -> Result<Line, RatingError> {
+    let mut line = fee(price, amount, quantity, scope)?;
     line.amount = Money::zero(scope.currency).checked_sub(line.amount)?;
     line.name = format!("{}, unused part", price.name);
     line.explanation = format!("paid in advance and not used: {}, given back", line.explanation);
-    line.quantity = BigDecimal::from(-1);
+    line.quantity = -line.quantity;
     Ok(line)
-}
-
-/// Usage over the stretch: what is included is taken off, the model prices the rest, the bounds hold it, one rounding.
-pub fn usage(price: &Price, used: &Usage, scope: &Scope) -> Result<Line, RatingError> {
-    let mut steps = Vec::new();
-    let mut alert = None;
-    let mut q = used.value.clone();
-    if q < zero() {
-        steps.push(format!("{} was counted, which is below zero and rates as zero", human(&q)));
-        alert = Some(format!("the usage of `{}` is {}, below zero", price.name, human(&q)));
-        q = zero();
-    }
-    if price.included.0 > zero() {
-        let left = (&q - &price.included.0).max(zero());
-        steps.push(format!("{} less {} included leaves {}", human(&q), human(&price.included.0), human(&left)));
-        q = left;
-    }
-    let priced = price_quantity(price, &q, scope.currency)?;
-    steps.push(priced.words);
-    let mut amount = Money::round(&priced.amount, scope.currency)?;
-    if amount.to_decimal() != priced.amount {
-        steps.push(format!("rounded {amount}"));
-    }
-    if let Some(minimum) = &price.minimum {
-        let minimum = scope.fraction()?.round(amount_of(minimum, &price.name, scope.currency)?, scope.currency)?;
-        if amount.minor < minimum.minor {
-            amount = minimum;
-            steps.push(format!("at least {minimum}"));
-        }
-    }
-    if let Some(maximum) = &price.maximum {
-        let maximum = Money::exact(amount_of(maximum, &price.name, scope.currency)?, scope.currency)?;
-        if amount.minor > maximum.minor {
-            amount = maximum;
-            steps.push(format!("at most {maximum}"));
-        }
-    }
-    let mut quantity = used.value.clone();
-    if let Some(prior) = &used.prior {
-        steps.push(format!("{} was billed before for the first {}", prior.billed, human(&prior.value)));
-        amount = amount.checked_sub(prior.billed)?;
-        quantity -= &prior.value;
-    }
-    Ok(Line {
-        kind: LineKind::Usage,
-        name: price.name.clone(),
-        price: Some(price.name.clone()),
-        meter: price.meter.clone(),
-        period: scope.part,
-        quantity,
-        amount,
-        explanation: join(&steps),
-        counts_to_minimum: price.counts_to_minimum,
-        alert,
-    })
 }
 
 /// `max(0, minimum - what counts towards it)`, the minimum being prorated and rounded first.
@@ -210,11 +167,13 @@ fn extra(kind: LineKind, name: &str, amount: Money, scope: &Scope, explanation: 
         name: name.to_owned(),
         price: None,
         meter: None,
+        value: None,
         period: scope.part,
         quantity: BigDecimal::from(1),
         amount,
         explanation,
         counts_to_minimum: false,
+        basis: None,
         alert: None,
     }
 }

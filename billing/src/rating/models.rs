@@ -49,6 +49,9 @@ pub fn price_quantity(price: &Price, q: &BigDecimal, currency: Currency) -> Resu
             graduated(price, tiers, *flat_at_zero, q, &amount_of)
         }
         Model::Volume { tiers, flat_at_zero } => volume(price, tiers, *flat_at_zero, q, &amount_of),
+        // Priced by [`super::usage`], which knows more than a quantity.
+        Model::Percentage { .. } => Err(RatingError::NeedsEvents { price: price.name.clone() }),
+        Model::Matrix { dimension, .. } => Err(RatingError::NeedsValues { price: price.name.clone(), dimension: dimension.clone() }),
         Model::PassThrough => Ok(Priced { amount: q.clone(), words: format!("{} passed on as it is", human(q)) }),
     }
 }

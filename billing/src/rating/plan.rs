@@ -11,6 +11,12 @@ use serde::{Deserialize, Serialize};
 #[serde(transparent)]
 pub struct Decimal(#[serde(with = "decimal_string")] pub BigDecimal);
 
+impl Decimal {
+    pub fn is_zero(&self) -> bool {
+        self.0.is_zero()
+    }
+}
+
 /// An amount for each currency it is offered in, by ISO 4217 code.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -43,7 +49,7 @@ pub struct PlanDefinition {
     pub entitlements: Vec<Entitlement>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Interval {
     Hour,
@@ -68,11 +74,14 @@ pub struct Terms {
     pub collect: Collect,
     pub due_days: i32,
     pub proration: Proration,
+    /// Once the unbilled usage of a period reaches it, an invoice is issued before the period is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<Amounts>,
 }
 
 impl Default for Terms {
     fn default() -> Self {
-        Self { collect: Collect::Automatically, due_days: 14, proration: Proration::Second }
+        Self { collect: Collect::Automatically, due_days: 14, proration: Proration::Second, threshold: None }
     }
 }
 
@@ -123,6 +132,15 @@ pub struct Price {
     pub maximum: Option<Amounts>,
     #[serde(default = "yes")]
     pub counts_to_minimum: bool,
+    /// How often it is billed; as the plan, unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval: Option<Interval>,
+    /// After a change within a period its tiers go on from what the plan before had counted; else they start from zero.
+    #[serde(default, skip_serializing_if = "no")]
+    pub carry_over: bool,
+    /// A fee for each unit of the subscription's quantity (seats).
+    #[serde(default, skip_serializing_if = "no")]
+    pub per_seat: bool,
     #[serde(flatten)]
     pub model: Model,
 }
@@ -131,7 +149,12 @@ fn yes() -> bool {
     true
 }
 
-/// How a quantity becomes an amount. The catalogue refuses by name the models that are not here yet.
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde calls it
+fn no(flag: &bool) -> bool {
+    !flag
+}
+
+/// How a quantity becomes an amount.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "model", rename_all = "snake_case")]
 pub enum Model {
@@ -162,7 +185,61 @@ pub enum Model {
         #[serde(default)]
         flat_at_zero: bool,
     },
+    /// A share of a sum of money, and a fee for each event.
+    Percentage {
+        rate: Decimal,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fixed: Option<Amounts>,
+        /// Events without a fee: as many of them, or the first in time where each event's fee has bounds.
+        #[serde(default, skip_serializing_if = "Decimal::is_zero")]
+        included_events: Decimal,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        min_per_event: Option<Amounts>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        max_per_event: Option<Amounts>,
+    },
+    /// A unit price for each value of a dimension; one line for each.
+    Matrix {
+        /// A dimension of usage (`route`), or the JSON pointer of a property (`/model`).
+        dimension: String,
+        values: BTreeMap<String, Amounts>,
+        /// For values that are not listed; without it their usage is an error that names them.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        default: Option<Amounts>,
+    },
     PassThrough,
+}
+
+impl Model {
+    /// Every amount it names.
+    pub fn amounts(&self) -> Vec<&Amounts> {
+        match self {
+            Self::Flat { amount, .. } | Self::Package { amount, .. } => vec![amount],
+            Self::PerUnit { unit_amount } => vec![unit_amount],
+            Self::Graduated { tiers, .. } | Self::Volume { tiers, .. } | Self::GraduatedPercentage { tiers, .. } => {
+                let units = tiers.iter().filter_map(|tier| match &tier.unit {
+                    Unit::UnitAmount(amounts) => Some(amounts),
+                    Unit::Rate(_) => None,
+                });
+                units.chain(tiers.iter().filter_map(|tier| tier.flat_amount.as_ref())).collect()
+            }
+            Self::Percentage { fixed, min_per_event, max_per_event, .. } => {
+                [fixed, min_per_event, max_per_event].into_iter().flatten().collect()
+            }
+            Self::Matrix { values, default, .. } => values.values().chain(default).collect(),
+            Self::PassThrough => Vec::new(),
+        }
+    }
+
+    /// Whether it takes a share of what its meter counts, whatever its amounts.
+    fn takes_a_share(&self) -> bool {
+        match self {
+            Self::PassThrough => true,
+            Self::Percentage { rate, .. } => !rate.0.is_zero(),
+            Self::GraduatedPercentage { tiers, .. } => tiers.iter().any(|tier| matches!(&tier.unit, Unit::Rate(rate) if !rate.0.is_zero())),
+            _ => false,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -229,6 +306,12 @@ pub enum Per {
 }
 
 impl PlanDefinition {
+    /// A price by itself, on this plan's periods and terms.
+    pub fn of_one_price(&self, price: Price) -> Self {
+        let terms = Terms { threshold: None, ..self.terms.clone() };
+        Self { prices: vec![price], minimum: None, spend_cap: None, trial: None, entitlements: Vec::new(), terms, ..self.clone() }
+    }
+
     /// The meters its prices count with, each once.
     pub fn meters(&self) -> Vec<&str> {
         let mut meters: Vec<_> = self.prices.iter().filter_map(|p| p.meter.as_deref()).collect();
@@ -237,27 +320,12 @@ impl PlanDefinition {
         meters
     }
 
-    /// Whether it can cost anything in this currency: a plan whose amounts are all zero is free.
+    /// Whether it can cost anything: a plan whose amounts are all zero is free.
     pub fn is_free(&self) -> bool {
         let zero = |amounts: &Amounts| amounts.0.values().all(|a| a.0.is_zero());
-        let free_tier = |tier: &Tier| {
-            tier.flat_amount.as_ref().is_none_or(zero)
-                && match &tier.unit {
-                    Unit::UnitAmount(amounts) => zero(amounts),
-                    Unit::Rate(rate) => rate.0.is_zero(),
-                }
-        };
         self.minimum.as_ref().is_none_or(zero)
             && self.prices.iter().all(|price| {
-                price.minimum.as_ref().is_none_or(zero)
-                    && match &price.model {
-                        Model::Flat { amount, .. } | Model::Package { amount, .. } => zero(amount),
-                        Model::PerUnit { unit_amount } => zero(unit_amount),
-                        Model::Graduated { tiers, .. } | Model::Volume { tiers, .. } | Model::GraduatedPercentage { tiers, .. } => {
-                            tiers.iter().all(free_tier)
-                        }
-                        Model::PassThrough => false,
-                    }
+                price.minimum.as_ref().is_none_or(zero) && !price.model.takes_a_share() && price.model.amounts().into_iter().all(zero)
             })
     }
 }

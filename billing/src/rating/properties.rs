@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::models::price_quantity;
 use super::plan::{Amounts, Decimal, Model, Price, Proration, Tier, Unit};
 use super::proration::fraction;
-use super::tax::{TaxRate, on};
+use super::tax::{TaxPer, TaxRate, on};
 
 fn usd() -> Currency {
     "USD".parse().expect("a currency")
@@ -23,6 +23,9 @@ fn price(model: Model) -> Price {
         minimum: None,
         maximum: None,
         counts_to_minimum: true,
+        interval: None,
+        carry_over: false,
+        per_seat: false,
         model,
     }
 }
@@ -121,7 +124,7 @@ proptest! {
     #[test]
     fn net_and_tax_make_the_gross(minor in -1_000_000_000_i64..1_000_000_000, rate in 0_i64..10_000, inclusive: bool) {
         let amount = Money::new(minor, usd());
-        let rate = TaxRate { name: "VAT".to_owned(), rate: Decimal(BigDecimal::new(rate.into(), 4)), inclusive };
+        let rate = TaxRate { name: "VAT".to_owned(), rate: Decimal(BigDecimal::new(rate.into(), 4)), inclusive, per: TaxPer::Line, note: None };
         let split = on(amount, &rate).expect("fits");
         let gross = split.net.checked_add(split.tax).expect("fits");
         if inclusive {
