@@ -1,8 +1,10 @@
 //! Plans and their published versions. A version never changes: what a subscription pins stays what was agreed.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use farebox_core::clock;
-use farebox_core::ids::{PlanId, PlanVersionId, WorkspaceId};
+use farebox_core::ids::{ConsumerId, PlanId, PlanVersionId, WorkspaceId};
 use serde::Serialize;
 use sqlx::PgConnection;
 
@@ -19,6 +21,10 @@ pub struct Plan {
     pub version: i32,
     /// Whether it can never cost anything.
     pub free: bool,
+    /// No longer offered; those who have it keep it.
+    pub retired: bool,
+    /// The only consumer who may have it: a contract.
+    pub consumer: Option<ConsumerId>,
     pub published_at: DateTime<Utc>,
     /// Prices, terms and entitlements, as in the catalogue.
     #[schema(value_type = Object)]
@@ -33,6 +39,8 @@ struct Row {
     version: i32,
     definition: serde_json::Value,
     published_at: DateTime<Utc>,
+    retired: bool,
+    consumer: Option<ConsumerId>,
 }
 
 impl TryFrom<Row> for Plan {
@@ -47,6 +55,8 @@ impl TryFrom<Row> for Plan {
             product: row.product,
             version: row.version,
             free: definition.is_free(),
+            retired: row.retired,
+            consumer: row.consumer,
             published_at: row.published_at,
             definition,
         })
@@ -57,9 +67,10 @@ impl TryFrom<Row> for Plan {
 pub async fn list_published(conn: &mut PgConnection, workspace: &WorkspaceId) -> Result<Vec<Plan>, BillingError> {
     let rows = sqlx::query_as!(
         Row,
-        r#"SELECT DISTINCT ON (p.name) p.id AS "plan_id: PlanId", v.id AS "id: PlanVersionId", p.name, p.product, v.version, v.definition, v.published_at
+        r#"SELECT DISTINCT ON (p.name) p.id AS "plan_id: PlanId", v.id AS "id: PlanVersionId", p.name, p.product, v.version, v.definition, v.published_at,
+                  p.archived_at IS NOT NULL AS "retired!", p.consumer_id AS "consumer: ConsumerId"
            FROM plans p JOIN plan_versions v ON v.plan_id = p.id
-           WHERE p.workspace_id = $1 AND p.archived_at IS NULL ORDER BY p.name, v.version DESC"#,
+           WHERE p.workspace_id = $1 AND p.archived_at IS NULL AND p.consumer_id IS NULL ORDER BY p.name, v.version DESC"#,
         workspace.as_str()
     )
     .fetch_all(conn)
@@ -71,7 +82,8 @@ pub async fn list_published(conn: &mut PgConnection, workspace: &WorkspaceId) ->
 pub async fn all_versions(conn: &mut PgConnection, workspace: &WorkspaceId) -> Result<Vec<Plan>, BillingError> {
     let rows = sqlx::query_as!(
         Row,
-        r#"SELECT p.id AS "plan_id: PlanId", v.id AS "id: PlanVersionId", p.name, p.product, v.version, v.definition, v.published_at
+        r#"SELECT p.id AS "plan_id: PlanId", v.id AS "id: PlanVersionId", p.name, p.product, v.version, v.definition, v.published_at,
+                  p.archived_at IS NOT NULL AS "retired!", p.consumer_id AS "consumer: ConsumerId"
            FROM plans p JOIN plan_versions v ON v.plan_id = p.id WHERE p.workspace_id = $1 ORDER BY p.name, v.version"#,
         workspace.as_str()
     )
@@ -89,7 +101,8 @@ pub async fn find(
 ) -> Result<Option<Plan>, BillingError> {
     let row = sqlx::query_as!(
         Row,
-        r#"SELECT p.id AS "plan_id: PlanId", v.id AS "id: PlanVersionId", p.name, p.product, v.version, v.definition, v.published_at
+        r#"SELECT p.id AS "plan_id: PlanId", v.id AS "id: PlanVersionId", p.name, p.product, v.version, v.definition, v.published_at,
+                  p.archived_at IS NOT NULL AS "retired!", p.consumer_id AS "consumer: ConsumerId"
            FROM plans p JOIN plan_versions v ON v.plan_id = p.id
            WHERE p.workspace_id = $1 AND p.name = $2 AND ($3::int IS NULL OR v.version = $3) ORDER BY v.version DESC LIMIT 1"#,
         workspace.as_str(),
@@ -112,7 +125,8 @@ pub async fn get(conn: &mut PgConnection, workspace: &WorkspaceId, id_or_name: &
 pub async fn by_version(conn: &mut PgConnection, workspace: &WorkspaceId, id: &PlanVersionId) -> Result<Option<Plan>, BillingError> {
     let row = sqlx::query_as!(
         Row,
-        r#"SELECT p.id AS "plan_id: PlanId", v.id AS "id: PlanVersionId", p.name, p.product, v.version, v.definition, v.published_at
+        r#"SELECT p.id AS "plan_id: PlanId", v.id AS "id: PlanVersionId", p.name, p.product, v.version, v.definition, v.published_at,
+                  p.archived_at IS NOT NULL AS "retired!", p.consumer_id AS "consumer: ConsumerId"
            FROM plans p JOIN plan_versions v ON v.plan_id = p.id WHERE v.workspace_id = $1 AND v.id = $2"#,
         workspace.as_str(),
         id.as_str()
@@ -120,6 +134,41 @@ pub async fn by_version(conn: &mut PgConnection, workspace: &WorkspaceId, id: &P
     .fetch_optional(conn)
     .await?;
     row.map(Plan::try_from).transpose()
+}
+
+/// Definitions by version, each once.
+pub async fn of<'a>(
+    conn: &mut PgConnection,
+    workspace: &WorkspaceId,
+    versions: impl Iterator<Item = &'a PlanVersionId>,
+) -> Result<BTreeMap<PlanVersionId, PlanDefinition>, BillingError> {
+    let ids: Vec<_> = versions.map(|id| id.as_str().to_owned()).collect();
+    let rows = sqlx::query!(
+        r#"SELECT id AS "id: PlanVersionId", definition FROM plan_versions WHERE workspace_id = $1 AND id = ANY($2)"#,
+        workspace.as_str(),
+        &ids
+    )
+    .fetch_all(conn)
+    .await?;
+    let read = |row: serde_json::Value, id: &PlanVersionId| {
+        serde_json::from_value(row).map_err(|e| BillingError::unreadable("a plan version", format!("{id}: {e}")))
+    };
+    rows.into_iter().map(|row| Ok((row.id.clone(), read(row.definition, &row.id)?))).collect()
+}
+
+/// Takes a plan off the offer, or puts it back. True when that changed something.
+pub async fn set_retired(conn: &mut PgConnection, workspace: &WorkspaceId, name: &str, retired: bool) -> Result<bool, BillingError> {
+    let done = sqlx::query!(
+        "UPDATE plans SET archived_at = CASE WHEN $3 THEN $4::timestamptz END
+         WHERE workspace_id = $1 AND name = $2 AND (archived_at IS NOT NULL) <> $3",
+        workspace.as_str(),
+        name,
+        retired,
+        clock::now()
+    )
+    .execute(conn)
+    .await?;
+    Ok(done.rows_affected() == 1)
 }
 
 /// What publishing did.
@@ -131,6 +180,16 @@ pub enum Published {
 
 /// Publishes a version. The same content again changes nothing; other content under a published version is refused.
 pub async fn publish(conn: &mut PgConnection, workspace: &WorkspaceId, definition: &PlanDefinition) -> Result<Published, BillingError> {
+    publish_for(conn, workspace, definition, None).await
+}
+
+/// As [`publish`], as a contract that only `consumer` may have.
+pub async fn publish_for(
+    conn: &mut PgConnection,
+    workspace: &WorkspaceId,
+    definition: &PlanDefinition,
+    consumer: Option<&ConsumerId>,
+) -> Result<Published, BillingError> {
     // Two publishers of one plan follow each other.
     let lock = format!("plan {workspace} {}", definition.name);
     sqlx::query!("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", lock).execute(&mut *conn).await?;
@@ -161,6 +220,12 @@ pub async fn publish(conn: &mut PgConnection, workspace: &WorkspaceId, definitio
                 ),
             ));
         }
+        if newest.consumer.as_ref() != consumer {
+            return Err(BillingError::conflict(
+                "plan-name-taken",
+                format!("There is another plan named `{}`, offered to others. Choose another name.", definition.name),
+            ));
+        }
         if newest.product != definition.product {
             return Err(BillingError::conflict(
                 "plan-product",
@@ -173,13 +238,14 @@ pub async fn publish(conn: &mut PgConnection, workspace: &WorkspaceId, definitio
     }
     let (fresh_plan, fresh_version) = (PlanId::new(), PlanVersionId::new());
     let plan_id = sqlx::query_scalar!(
-        "INSERT INTO plans (id, workspace_id, name, product, created_at) VALUES ($1, $2, $3, $4, $5)
+        "INSERT INTO plans (id, workspace_id, name, product, created_at, consumer_id) VALUES ($1, $2, $3, $4, $5, $6)
          ON CONFLICT (workspace_id, name) DO UPDATE SET archived_at = NULL RETURNING id",
         fresh_plan.as_str(),
         workspace.as_str(),
         definition.name,
         definition.product,
-        clock::now()
+        clock::now(),
+        consumer.map(ConsumerId::as_str)
     )
     .fetch_one(&mut *conn)
     .await?;

@@ -156,13 +156,13 @@ pub async fn events(
     read.collect()
 }
 
-async fn definition(app: &App, workspace: &WorkspaceId, meter: &str) -> Result<(Meter, rule::CountingRule), MeteringError> {
+pub(crate) async fn definition(app: &App, workspace: &WorkspaceId, meter: &str) -> Result<(Meter, rule::CountingRule), MeteringError> {
     let mut conn = app.pg.acquire().await?;
     let found = meters::get(&mut conn, workspace, meter).await?.ok_or_else(|| unknown_meter(meter))?;
     Ok((found, rule::current(&mut conn, workspace).await?.1))
 }
 
-fn facts<'a>(selection: &Selection, period: Period, rule: &'a rule::CountingRule, and: String) -> Facts<'a> {
+pub(crate) fn facts<'a>(selection: &Selection, period: Period, rule: &'a rule::CountingRule, and: String) -> Facts<'a> {
     let (name, _, raw) = selection.amount.clone();
     let column = |name, raw: &str| (name, String::new(), raw.to_owned());
     let filter = if selection.filter.is_empty() { format!("true{and}") } else { format!("{}{and}", selection.filter) };
@@ -182,6 +182,22 @@ type Answers = Arc<HashMap<String, Behind>>;
 static REMEMBERED: LazyLock<Mutex<Vec<(String, Answers)>>> = LazyLock::new(Mutex::default);
 const REMEMBER: usize = 8;
 
+/// Whatever changes an answer touches its minutes, or is another version of meter, rule or timeline.
+async fn touched(app: &App, workspace: &WorkspaceId, period: Period) -> Result<u64, MeteringError> {
+    let sql = format!(
+        "SELECT sum(n) FROM touched WHERE workspace = {{ws:String}} AND minute >= {} AND minute < {}",
+        minute_sql(period.start.timestamp() - 60),
+        minute_sql(period.end.timestamp() + 60)
+    );
+    Ok(bound(app, workspace, &sql).fetch_one().await?)
+}
+
+/// The state of a period's events and of what attributes them: as long as it is the same, every count is.
+pub async fn state(app: &App, workspace: &WorkspaceId, period: Period) -> Result<String, MeteringError> {
+    let (touched, versions) = (touched(app, workspace, period).await?, sync::versions(app, workspace).await?);
+    Ok(format!("{touched}/{}/{}/{}", versions.links, versions.subscriptions, versions.rule))
+}
+
 /// Every subscription's sums in the period.
 async fn all(
     app: &App,
@@ -191,18 +207,7 @@ async fn all(
     facts: &Facts<'_>,
     versions: Versions,
 ) -> Result<Answers, MeteringError> {
-    // Whatever changes an answer touches its minutes, or is another version of meter, rule or timeline.
-    let touched: u64 = bound(
-        app,
-        workspace,
-        &format!(
-            "SELECT sum(n) FROM touched WHERE workspace = {{ws:String}} AND minute >= {} AND minute < {}",
-            minute_sql(facts.period.start.timestamp() - 60),
-            minute_sql(facts.period.end.timestamp() + 60)
-        ),
-    )
-    .fetch_one()
-    .await?;
+    let touched = touched(app, workspace, facts.period).await?;
     let key = format!(
         "{workspace} {:?} {} {:?} {versions:?} {touched} {}",
         facts.period, meter.definition.name, meter.version, app.config.clickhouse.database
