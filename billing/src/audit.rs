@@ -5,12 +5,15 @@ use bigdecimal::BigDecimal;
 use farebox_core::App;
 use farebox_core::ids::{InvoiceId, InvoiceLineId, WorkspaceId};
 use farebox_core::money::{Money, decimal_string};
-use farebox_metering::proof::{self, Proof};
+use farebox_metering::proof::Proof;
 use serde::Serialize;
 use sqlx::PgConnection;
 
+use crate::gather::recount;
 use crate::invoices::{self, Invoice, InvoiceLine};
-use crate::rating::{LineKind, Scope, Usage, usage_lines};
+use crate::rating::plan::{Price, Proration};
+use crate::rating::usage::usage as usage_lines;
+use crate::rating::{Line, LineKind, Scope, Usage};
 use crate::{BillingError, calendar, plans};
 
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
@@ -91,7 +94,14 @@ async fn audit_line(
     };
     let mut audited =
         AuditedLine { line: line.id.clone(), name: line.name.clone(), equal: true, billed, rederived: None, differences: Vec::new() };
-    if line.kind != LineKind::Usage {
+    if !matches!(line.kind, LineKind::Usage | LineKind::Adjustment) {
+        return Ok(audited);
+    }
+    // The bounds of a matrix, and corrections of minimums and caps, follow from other lines.
+    let follows = line.basis.is_none()
+        && line.proof.is_none()
+        && (line.kind == LineKind::Adjustment || line.explanation.starts_with("the lines of "));
+    if follows {
         return Ok(audited);
     }
     let Some(sealed) = sealed else {
@@ -99,10 +109,9 @@ async fn audit_line(
         audited.differences.push("the line has no proof; it cannot be re-derived".to_owned());
         return Ok(audited);
     };
-    let again = proof::of(app, ws, &sealed.subscription, &sealed.meter, sealed.period).await?;
-    let amount = rerate(conn, ws, invoice, line, &again.value).await?;
+    let (again, rated) = rerate(app, conn, ws, invoice, line, &sealed).await?;
     let moved = moved(&sealed, &again);
-    let rederived = Figures { quantity: again.value, amount, events: Some(again.events), hash: Some(again.hash) };
+    let rederived = Figures { quantity: rated.quantity, amount: rated.amount, events: Some(again.events), hash: Some(again.hash) };
     let billed = &audited.billed;
     let mut differences = Vec::new();
     if billed.quantity != rederived.quantity {
@@ -142,28 +151,42 @@ fn moved(sealed: &Proof, again: &Proof) -> Vec<String> {
     moved
 }
 
-/// The line's amount for a quantity, by the plan version that priced it.
+/// What the line was counted from, counted again; and what it comes to by the price that it was billed by.
 async fn rerate(
+    app: &App,
     conn: &mut PgConnection,
     ws: &WorkspaceId,
     invoice: &Invoice,
     line: &InvoiceLine,
-    value: &BigDecimal,
-) -> Result<Money, BillingError> {
-    let version = line.plan_version.as_ref().ok_or(BillingError::NotFound("plan version"))?;
-    let plan = plans::by_version(conn, ws, version).await?.ok_or(BillingError::NotFound("plan version"))?.definition;
+    sealed: &Proof,
+) -> Result<(Proof, Line), BillingError> {
+    let (price, proration) = price_of(conn, ws, line).await?;
     let workspace = farebox_core::workspace::by_id(conn, ws).await?.ok_or(BillingError::NotFound("workspace"))?;
     let zone = workspace.time_zone;
-    let scope = Scope {
-        currency: invoice.currency,
-        zone,
-        period: calendar::period_of(line.period.start, zone)?,
-        part: line.period,
-        proration: plan.terms.proration,
+    let (usage, again) = recount(app, ws, &price, line.value.as_deref(), sealed, invoice.currency).await?;
+    let (of, usage) = match &line.basis {
+        // What came before in the period is as it was when the line was rated.
+        Some(basis) => (basis.of, Usage { before: basis.usage.before.clone(), prior: basis.usage.prior.clone(), ..usage }),
+        None => (calendar::period_of(line.period.start, zone)?, usage),
     };
-    let used = Usage { value: value.clone(), prior: None };
-    let meters = plan.meters().into_iter().map(|meter| (meter.to_owned(), used.clone())).collect();
-    let rated = usage_lines(&plan, &scope, &meters)?;
-    let found = rated.into_iter().find(|rated| rated.price == line.price);
-    Ok(found.ok_or(BillingError::NotFound("price"))?.amount)
+    let scope = Scope { currency: invoice.currency, zone, period: of, part: line.period, proration };
+    // One value of a matrix is a line of its own: the bounds hold all of them together, by another line.
+    let unbounded = if line.value.is_some() { Price { minimum: None, maximum: None, ..price } } else { price };
+    let rated = usage_lines(&unbounded, &usage, &scope)?;
+    let rated = rated.into_iter().next().ok_or(BillingError::NotFound("price"))?;
+    Ok((again, rated))
+}
+
+async fn price_of(conn: &mut PgConnection, ws: &WorkspaceId, line: &InvoiceLine) -> Result<(Price, Proration), BillingError> {
+    if let Some(add_on) = &line.add_on {
+        let json =
+            sqlx::query_scalar!("SELECT price FROM subscription_add_ons WHERE workspace_id = $1 AND id = $2", ws.as_str(), add_on.as_str())
+                .fetch_one(conn)
+                .await?;
+        return Ok((serde_json::from_value(json).map_err(|e| BillingError::unreadable("an add-on", e))?, Proration::Second));
+    }
+    let version = line.plan_version.as_ref().ok_or(BillingError::NotFound("plan version"))?;
+    let plan = plans::by_version(conn, ws, version).await?.ok_or(BillingError::NotFound("plan version"))?.definition;
+    let price = plan.prices.into_iter().find(|price| Some(&price.name) == line.price.as_ref()).ok_or(BillingError::NotFound("price"))?;
+    Ok((price, plan.terms.proration))
 }

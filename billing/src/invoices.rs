@@ -3,15 +3,16 @@
 
 use bigdecimal::BigDecimal;
 use chrono::{DateTime, Utc};
-use farebox_core::ids::{ConsumerId, InvoiceId, InvoiceLineId, PlanVersionId, SubscriptionId, WorkspaceId};
+use farebox_core::ids::{AddOnId, ConsumerId, InvoiceId, InvoiceLineId, PlanVersionId, SubscriptionId, WorkspaceId};
 use farebox_core::money::{Currency, Money, decimal_string};
 use farebox_core::period::Period;
 use serde::Serialize;
-use sqlx::PgConnection;
+use sqlx::{Connection, PgConnection};
 
-use crate::BillingError;
 use crate::rating::LineKind;
+use crate::rating::lines::Basis;
 use crate::rating::plan::Collect;
+use crate::{BillingError, credits};
 
 pub use crate::preview::preview;
 
@@ -75,6 +76,8 @@ pub struct Invoice {
     pub carried_into: Option<InvoiceId>,
     pub stripe_id: Option<String>,
     pub hosted_url: Option<String>,
+    /// Why no tax is charged.
+    pub tax_note: Option<String>,
     pub lines: Vec<InvoiceLine>,
 }
 
@@ -88,6 +91,10 @@ pub struct InvoiceLine {
     /// The price of the plan version, by name.
     pub price: Option<String>,
     pub meter: Option<String>,
+    /// Of something added to the subscription, instead of its plan.
+    pub add_on: Option<AddOnId>,
+    /// The value of the dimension that a line of a matrix is for.
+    pub value: Option<String>,
     pub period: Period,
     #[serde(with = "decimal_string")]
     #[schema(value_type = String)]
@@ -95,12 +102,22 @@ pub struct InvoiceLine {
     /// As priced: with the tax where it is inclusive, without where it is exclusive.
     #[schema(value_type = String)]
     pub amount: Money,
+    /// Its share of the invoice's discounts, and of prepaid credits. What is left of it is taxed.
+    #[schema(value_type = String)]
+    pub discount: Money,
+    #[schema(value_type = String)]
+    pub credit: Money,
     pub tax: Option<InvoiceTax>,
     /// The arithmetic, for a person to follow.
     pub explanation: String,
     /// What the quantity was counted from: query, event count, hash over the event ids, attribution by version.
     #[schema(value_type = Object)]
     pub proof: Option<serde_json::Value>,
+    /// What a usage line was rated from.
+    #[schema(value_type = Object)]
+    pub basis: Option<Basis>,
+    /// The first line that billed what this one corrects or continues.
+    pub adjusts: Option<InvoiceLineId>,
 }
 
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
@@ -115,11 +132,16 @@ pub struct InvoiceTax {
 }
 
 impl InvoiceLine {
-    /// The amount without tax.
+    /// What is left of it after discounts and credits, with the tax where it is inclusive.
+    pub fn left(&self) -> Money {
+        Money::new(self.amount.minor - self.discount.minor - self.credit.minor, self.amount.currency)
+    }
+
+    /// What is left of it, without tax.
     pub fn net(&self) -> Money {
         match &self.tax {
-            Some(tax) if tax.inclusive => Money::new(self.amount.minor - tax.amount.minor, self.amount.currency),
-            _ => self.amount,
+            Some(tax) if tax.inclusive => Money::new(self.left().minor - tax.amount.minor, self.amount.currency),
+            _ => self.left(),
         }
     }
 }
@@ -161,6 +183,7 @@ struct Row {
     carried_into: Option<InvoiceId>,
     stripe_id: Option<String>,
     hosted_url: Option<String>,
+    tax_note: Option<String>,
 }
 
 impl Row {
@@ -191,6 +214,7 @@ impl Row {
             carried_into: self.carried_into,
             stripe_id: self.stripe_id,
             hosted_url: self.hosted_url,
+            tax_note: self.tax_note,
             lines,
         })
     }
@@ -209,7 +233,7 @@ pub async fn list(
         r#"SELECT id AS "id: InvoiceId", number, state AS "state: State", kind, sequence, consumer_id AS "consumer: ConsumerId",
                   subscription_id AS "subscription: SubscriptionId", period_start, period_end, currency, subtotal_minor, tax_minor, total_minor,
                   collect, due_days, seller, buyer, created_at, issued_at, due_at, paid_at, carried,
-                  carried_into AS "carried_into: InvoiceId", stripe_id, hosted_url
+                  carried_into AS "carried_into: InvoiceId", stripe_id, hosted_url, tax_note
            FROM invoices
            WHERE workspace_id = $1 AND ($2::text IS NULL OR consumer_id = $2) AND ($3::text IS NULL OR subscription_id = $3)
              AND ($4::text IS NULL OR state = $4) AND ($5 = '' OR id < $5)
@@ -232,7 +256,7 @@ pub async fn get(conn: &mut PgConnection, workspace: &WorkspaceId, id: &InvoiceI
         r#"SELECT id AS "id: InvoiceId", number, state AS "state: State", kind, sequence, consumer_id AS "consumer: ConsumerId",
                   subscription_id AS "subscription: SubscriptionId", period_start, period_end, currency, subtotal_minor, tax_minor, total_minor,
                   collect, due_days, seller, buyer, created_at, issued_at, due_at, paid_at, carried,
-                  carried_into AS "carried_into: InvoiceId", stripe_id, hosted_url
+                  carried_into AS "carried_into: InvoiceId", stripe_id, hosted_url, tax_note
            FROM invoices WHERE workspace_id = $1 AND id = $2"#,
         workspace.as_str(),
         id.as_str()
@@ -246,7 +270,8 @@ async fn with_lines(conn: &mut PgConnection, rows: Vec<Row>) -> Result<Vec<Invoi
     let ids: Vec<_> = rows.iter().map(|row| row.id.as_str().to_owned()).collect();
     let found = sqlx::query!(
         r#"SELECT invoice_id, id AS "id: InvoiceLineId", position, kind, name, plan_version_id AS "plan_version: PlanVersionId", price, meter,
-                  period_start, period_end, quantity, amount_minor, tax_name, tax_rate, tax_inclusive, tax_minor, explanation, proof
+                  period_start, period_end, quantity, amount_minor, tax_name, tax_rate, tax_inclusive, tax_minor, explanation, proof,
+                  add_on_id AS "add_on: AddOnId", value, basis, discount_minor, credit_minor, adjusts AS "adjusts: InvoiceLineId"
            FROM invoice_lines WHERE invoice_id = ANY($1) ORDER BY invoice_id, position"#,
         &ids
     )
@@ -276,9 +301,15 @@ async fn with_lines(conn: &mut PgConnection, rows: Vec<Row>) -> Result<Vec<Invoi
                 plan_version: line.plan_version,
                 price: line.price,
                 meter: line.meter,
+                add_on: line.add_on,
+                adjusts: line.adjusts,
+                value: line.value,
+                basis: line.basis.map(serde_json::from_value).transpose().map_err(|e| BillingError::unreadable("an invoice line", e))?,
                 period: Period { start: line.period_start, end: line.period_end },
                 quantity: line.quantity,
                 amount: Money::new(line.amount_minor, currency),
+                discount: Money::new(line.discount_minor, currency),
+                credit: Money::new(line.credit_minor, currency),
                 tax,
                 explanation: line.explanation,
                 proof: line.proof,
@@ -352,16 +383,21 @@ pub async fn mark_paid(conn: &mut PgConnection, workspace: &WorkspaceId, id: &In
     Ok(done.rows_affected() == 1)
 }
 
-/// Void at `at`: it stands, and nothing is owed. False when it was paid or void before.
+/// Void at `at`: it stands, nothing is owed, and the prepaid credits it took are given back. False when it was paid or void before.
 pub async fn mark_void(conn: &mut PgConnection, workspace: &WorkspaceId, id: &InvoiceId, at: DateTime<Utc>) -> Result<bool, BillingError> {
+    let mut transaction = conn.begin().await?;
     let done = sqlx::query!(
         "UPDATE invoices SET state = 'void', closed_at = $3 WHERE workspace_id = $1 AND id = $2 AND state IN ('issued', 'uncollectible')",
         workspace.as_str(),
         id.as_str(),
         at
     )
-    .execute(conn)
+    .execute(&mut *transaction)
     .await?;
+    if done.rows_affected() == 1 {
+        credits::give_back(&mut transaction, workspace, id).await?;
+    }
+    transaction.commit().await?;
     Ok(done.rows_affected() == 1)
 }
 

@@ -7,9 +7,9 @@ use farebox_core::money::{Currency, Money, plain};
 use farebox_core::period::Period;
 use serde::Serialize;
 
-use crate::gather::{Counting, gather};
+use crate::gather::{Counting, Span, assemble, gather};
 use crate::rating::LineKind;
-use crate::{BillingError, calendar, subscriptions};
+use crate::{BillingError, plans, settings, subscriptions};
 
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct Preview {
@@ -37,6 +37,11 @@ pub struct PreviewLine {
     pub quantity: String,
     #[schema(value_type = String)]
     pub amount: Money,
+    /// Its share of the discounts and prepaid credits.
+    #[schema(value_type = String)]
+    pub discount: Money,
+    #[schema(value_type = String)]
+    pub credit: Money,
     pub explanation: String,
 }
 
@@ -46,10 +51,13 @@ pub async fn preview(app: &App, ws: &WorkspaceId, id: &SubscriptionId) -> Result
     let subscription = subscriptions::get(&mut conn, ws, id).await?.ok_or(BillingError::NotFound("subscription"))?;
     let consumer =
         farebox_metering::consumers::get(&mut conn, ws, &subscription.consumer).await?.ok_or(BillingError::NotFound("consumer"))?;
-    let period = calendar::period_of(workspace.clock.now().max(subscription.started_at), workspace.time_zone)?;
-    let gathered = gather(app, &mut conn, &workspace, &subscription, &consumer, period, Counting::Quick).await?;
-    let lines: Vec<_> = gathered.lines.into_iter().map(|line| line.rated.line).collect();
-    let rated = crate::rating::total(lines, gathered.tax_rate.as_ref(), gathered.currency)?;
+    let plans = plans::of(&mut conn, ws, subscription.phases.iter().map(|phase| &phase.plan_version)).await?;
+    let from = subscription.open_from(settings::of(&mut conn, ws).await?.close_from);
+    let now = workspace.clock.now().max(from);
+    let period = subscription.period_at(&plans, workspace.time_zone, now, subscription.closed_until)?;
+    let span = Span { period, next: subscription.period_at(&plans, workspace.time_zone, period.end, Some(period.end))? };
+    let gathered = gather(app, &mut conn, &workspace, &subscription, span, Counting::Quick).await?;
+    let rated = assemble(&mut conn, &workspace, &subscription, &consumer, period, gathered, false).await?.rated;
     let shown = rated.lines.into_iter().map(|rated| PreviewLine {
         kind: rated.line.kind,
         name: rated.line.name,
@@ -57,13 +65,15 @@ pub async fn preview(app: &App, ws: &WorkspaceId, id: &SubscriptionId) -> Result
         period: rated.line.period,
         quantity: plain(&rated.line.quantity),
         amount: rated.line.amount,
+        discount: rated.discount,
+        credit: rated.credit,
         explanation: rated.line.explanation,
     });
     Ok(Preview {
         subscription: subscription.id,
         period,
         as_of: clock::now(),
-        currency: gathered.currency,
+        currency: rated.currency,
         lines: shown.collect(),
         subtotal: rated.subtotal,
         tax: rated.tax,

@@ -38,7 +38,7 @@ pub async fn by_period(
                SELECT id, period_start, state, tax_minor, total_minor FROM invoices
                WHERE workspace_id = $1 AND currency = $2 AND period_start >= $3 AND state NOT IN ('draft', 'void')
            ), lines AS (
-               SELECT c.period_start, l.kind, sum(l.amount_minor - CASE WHEN l.tax_inclusive THEN l.tax_minor ELSE 0 END)::bigint AS net
+               SELECT c.period_start, l.kind, sum(l.amount_minor - l.discount_minor - l.credit_minor - CASE WHEN l.tax_inclusive THEN l.tax_minor ELSE 0 END)::bigint AS net
                FROM chosen c JOIN invoice_lines l ON l.invoice_id = c.id GROUP BY c.period_start, l.kind
            )
            SELECT c.period_start AS "start!", count(*) AS "invoices!", sum(c.tax_minor)::bigint AS "tax!", sum(c.total_minor)::bigint AS "total!",

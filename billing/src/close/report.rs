@@ -22,7 +22,7 @@ pub struct CloseReport {
     pub issued: usize,
     /// Subscriptions left to another worker that has them in hand; none when a person closes.
     pub busy: usize,
-    /// All invoices of this period, whoever issued them.
+    /// All invoices of periods that ended in this one, whoever issued them.
     pub invoices: i64,
     pub totals: Vec<CloseTotal>,
     /// What could not be closed, and why. Repair it and close again.
@@ -77,9 +77,10 @@ impl CloseReport {
         let rows = sqlx::query!(
             r#"SELECT currency, count(*) AS "invoices!", sum(total_minor)::bigint AS "total!",
                       coalesce(sum(total_minor) FILTER (WHERE state = 'paid'), 0)::bigint AS "paid!"
-               FROM invoices WHERE workspace_id = $1 AND period_start = $2 AND state <> 'draft' GROUP BY currency ORDER BY currency"#,
+               FROM invoices WHERE workspace_id = $1 AND period_end > $2 AND period_end <= $3 AND state <> 'draft' GROUP BY currency ORDER BY currency"#,
             ws.as_str(),
-            period.start
+            period.start,
+            period.end
         )
         .fetch_all(conn)
         .await?;

@@ -12,10 +12,12 @@ use farebox_metering::completeness;
 use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
-use crate::{BillingError, calendar};
+use crate::{BillingError, calendar, settings};
 
 /// How often the loop looks. A period that is over waits for its grace anyway.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Every how many looks thresholds and corrections are looked for: once a minute.
+const LOOK_BETWEEN: u64 = 12;
 /// How long after the grace a source that is behind is waited for.
 const PATIENCE_HOURS: i64 = 24;
 
@@ -28,10 +30,13 @@ pub fn runs_ahead(workspace: &Workspace) -> bool {
     workspace.clock.now() > clock::now() + TimeDelta::minutes(1)
 }
 
-/// A workspace's month that is over, waited for, and not all closed.
+/// A workspace with periods that are over and waited for.
 #[derive(Debug, Clone)]
 pub struct Due {
     pub workspace: WorkspaceId,
+    /// What ended by then may be closed.
+    pub until: DateTime<Utc>,
+    /// The month in which the latest of them ended.
     pub period: Period,
 }
 
@@ -39,23 +44,40 @@ pub async fn due(app: &App) -> Result<Vec<Due>, BillingError> {
     let mut found = Vec::new();
     let workspaces = workspace::all(&mut *app.pg.acquire().await?).await?;
     for workspace in workspaces {
-        let now = workspace.clock.now();
-        // The last month whose grace is over.
-        let this = calendar::period_of(now - TimeDelta::minutes(app.config.billing.grace_minutes), workspace.time_zone)?;
-        let period = calendar::period_of(this.start - TimeDelta::minutes(1), workspace.time_zone)?;
-        if open_subscriptions(&mut *app.pg.acquire().await?, &workspace.id, period.end).await?.is_empty() {
+        if settings::of(&mut *app.pg.acquire().await?, &workspace.id).await?.close_by_hand {
             continue;
         }
-        if !runs_ahead(&workspace) && now < grace_end(app, period) + TimeDelta::hours(PATIENCE_HOURS) {
-            let known = completeness::of(app, &workspace.id).await?;
-            if known.complete_until < period.end {
-                tracing::debug!(workspace = workspace.name, until = %known.complete_until, "the close waits for a source that is behind");
-                continue;
+        // Periods that ended by then are past their grace.
+        let grace_over = workspace.clock.now() - TimeDelta::minutes(app.config.billing.grace_minutes);
+        let Some(last) = last_closing(&mut *app.pg.acquire().await?, &workspace.id, grace_over).await? else { continue };
+        let mut until = grace_over;
+        if !runs_ahead(&workspace) {
+            let known = completeness::of(app, &workspace.id).await?.complete_until;
+            if known < last {
+                tracing::debug!(workspace = workspace.name, until = %known, "the close waits for a source that is behind");
             }
+            until = until.min(known.max(grace_over - TimeDelta::hours(PATIENCE_HOURS)));
         }
-        found.push(Due { workspace: workspace.id, period });
+        if let Some(last) = last_closing(&mut *app.pg.acquire().await?, &workspace.id, until).await? {
+            let period = calendar::period_of(last - TimeDelta::minutes(1), workspace.time_zone)?;
+            found.push(Due { workspace: workspace.id, until, period });
+        }
     }
     Ok(found)
+}
+
+/// The latest end of a period among those that ended by `until` and are open.
+async fn last_closing(conn: &mut PgConnection, ws: &WorkspaceId, until: DateTime<Utc>) -> Result<Option<DateTime<Utc>>, BillingError> {
+    Ok(sqlx::query_scalar!(
+        r#"SELECT max(at) FROM (
+               SELECT closes_at AS at FROM subscriptions WHERE workspace_id = $1 AND closes_at <= $2
+               UNION ALL SELECT period_end FROM invoices WHERE workspace_id = $1 AND state = 'draft' AND period_end <= $2
+           ) open"#,
+        ws.as_str(),
+        until
+    )
+    .fetch_one(conn)
+    .await?)
 }
 
 /// Closes all that is due, once.
@@ -63,9 +85,29 @@ pub async fn run_due(app: &App) -> Result<(), BillingError> {
     for due in due(app).await? {
         let workspace =
             workspace::by_id(&mut *app.pg.acquire().await?, &due.workspace).await?.ok_or(BillingError::NotFound("workspace"))?;
-        let report = super::run_close(app, &workspace, due.period, false).await?;
+        let report = super::run_close(app, &workspace, due.period, due.until, false).await?;
         if report.issued > 0 || !report.problems.is_empty() {
-            tracing::info!(workspace = %report.workspace, period = report.period, issued = report.issued, problems = report.problems.len(), "a month was closed");
+            tracing::info!(workspace = %report.workspace, period = report.period, issued = report.issued, problems = report.problems.len(), "periods were closed");
+        }
+    }
+    Ok(())
+}
+
+/// What comes between the periods' ends: thresholds that were reached, and corrections of closed periods.
+async fn run_between(app: &App) -> Result<(), BillingError> {
+    let workspaces = workspace::all(&mut *app.pg.acquire().await?).await?;
+    for workspace in workspaces {
+        if settings::of(&mut *app.pg.acquire().await?, &workspace.id).await?.close_by_hand {
+            continue;
+        }
+        let (reached, corrected) = (super::bill_thresholds(app, &workspace).await?, super::bill_corrections(app, &workspace, false).await?);
+        if !reached.is_empty() || !corrected.is_empty() {
+            tracing::info!(
+                workspace = workspace.name,
+                thresholds = reached.len(),
+                corrections = corrected.len(),
+                "invoices were issued between periods"
+            );
         }
     }
     Ok(())
@@ -73,9 +115,17 @@ pub async fn run_due(app: &App) -> Result<(), BillingError> {
 
 /// The loop of the billing role. Ends soon after `stop`, between two closes.
 pub async fn run(app: App, stop: CancellationToken) -> anyhow::Result<()> {
-    while !stop.is_cancelled() {
+    for round in 0_u64.. {
+        if stop.is_cancelled() {
+            break;
+        }
         if let Err(error) = run_due(&app).await {
             tracing::warn!("the scheduled close will be tried again: {error}");
+        }
+        if round.is_multiple_of(LOOK_BETWEEN)
+            && let Err(error) = run_between(&app).await
+        {
+            tracing::warn!("thresholds and corrections will be tried again: {error}");
         }
         tokio::select! {
             () = stop.cancelled() => {}
@@ -85,33 +135,24 @@ pub async fn run(app: App, stop: CancellationToken) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A subscription with periods to close: from the first open one, until its end or the end of what was billed in
-/// advance (which is to be given back), whichever is later; without end while it runs.
+/// A subscription with something to close, from the first open instant on.
 #[derive(Debug, Clone)]
 pub struct Open {
     pub subscription: SubscriptionId,
     pub from: DateTime<Utc>,
-    pub until: Option<DateTime<Utc>>,
 }
 
-/// Those of a workspace that have something to close in a period that ends by `end`.
+/// Those of a workspace whose next period ends by `end`, or that have a draft of one.
 pub async fn open_subscriptions(conn: &mut PgConnection, ws: &WorkspaceId, end: DateTime<Utc>) -> Result<Vec<Open>, BillingError> {
     let rows = sqlx::query!(
-        r#"SELECT s.id AS "id: SubscriptionId", coalesce(i.closed_until, s.started_at) AS "from!",
-                  CASE WHEN s.ended_at IS NULL THEN NULL ELSE greatest(s.ended_at, i.billed_until) END AS until
-           FROM subscriptions s
-           LEFT JOIN LATERAL (
-               SELECT max(i.period_end) AS closed_until,
-                      max((SELECT max(l.period_end) FROM invoice_lines l WHERE l.invoice_id = i.id AND l.kind = 'fee' AND l.quantity > 0)) AS billed_until
-               FROM invoices i WHERE i.subscription_id = s.id AND i.kind = 'regular' AND i.state <> 'draft'
-           ) i ON true
-           WHERE s.workspace_id = $1 AND coalesce(i.closed_until, s.started_at) < $2
-             AND (s.ended_at IS NULL OR greatest(s.ended_at, i.billed_until) > coalesce(i.closed_until, s.started_at))
+        r#"SELECT s.id AS "id: SubscriptionId", coalesce(s.closed_until, s.started_at) AS "from!" FROM subscriptions s
+           WHERE s.workspace_id = $1 AND (s.closes_at <= $2
+               OR EXISTS (SELECT FROM invoices i WHERE i.subscription_id = s.id AND i.state = 'draft' AND i.period_end <= $2))
            ORDER BY s.id"#,
         ws.as_str(),
         end
     )
     .fetch_all(conn)
     .await?;
-    Ok(rows.into_iter().map(|row| Open { subscription: row.id, from: row.from, until: row.until }).collect())
+    Ok(rows.into_iter().map(|row| Open { subscription: row.id, from: row.from }).collect())
 }

@@ -1,15 +1,18 @@
-use axum::extract::State;
+use axum::extract::{Path, State};
 use chrono::{DateTime, Utc};
 use farebox_core::App;
 use farebox_core::audit_log;
 use farebox_core::auth::{Caller, Scope};
 use farebox_core::http::Json;
+use farebox_core::ids::WorkspaceId;
+use farebox_core::period::Period;
 use farebox_core::problem::Problem;
 use farebox_core::workspace;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::calendar;
+use crate::close::checklist::{self, Checklist, StepName};
 use crate::close::{self as closing, CloseReport};
 
 #[derive(Deserialize, utoipa::ToSchema)]
@@ -17,6 +20,75 @@ use crate::close::{self as closing, CloseReport};
 pub(super) struct Close {
     /// A month of the workspace's calendar, such as 2026-10.
     period: String,
+}
+
+/// The month a path names.
+async fn month_of(app: &App, ws: &WorkspaceId, text: &str) -> Result<Period, Problem> {
+    let workspace = workspace::by_id(&mut *app.pg.acquire().await?, ws).await.map_err(|e| Problem::internal(&e))?;
+    let workspace = workspace.ok_or_else(|| Problem::not_found("workspace"))?;
+    Ok(calendar::parse(text, workspace.time_zone)?)
+}
+
+/// How a month stands, step by step.
+#[utoipa::path(
+    get, path = "/api/v1/close/{period}", tag = "invoices", params(("period" = String, Path, description = "A month, such as 2026-10")),
+    responses((status = 200, body = Checklist), (status = 422, body = Problem))
+)]
+pub(super) async fn checklist(
+    State(app): State<App>,
+    Caller(caller): Caller,
+    Path(period): Path<String>,
+) -> Result<axum::Json<Checklist>, Problem> {
+    caller.require(Scope::Finance)?;
+    let month = month_of(&app, &caller.workspace, &period).await?;
+    Ok(axum::Json(checklist::checklist(&app, &caller.workspace, month).await?))
+}
+
+/// Runs a step of the checklist (again).
+#[utoipa::path(
+    post, path = "/api/v1/close/{period}/steps/{step}", tag = "invoices",
+    params(("period" = String, Path), ("step" = StepName, Path)),
+    responses((status = 200, body = Checklist), (status = 409, body = Problem))
+)]
+pub(super) async fn run_step(
+    State(app): State<App>,
+    Caller(caller): Caller,
+    Path((period, step)): Path<(String, StepName)>,
+) -> Result<axum::Json<Checklist>, Problem> {
+    caller.require(Scope::Finance)?;
+    let month = month_of(&app, &caller.workspace, &period).await?;
+    let detail = json!({ "step": step });
+    let ws = &caller.workspace;
+    audit_log::record(&mut *app.pg.acquire().await?, ws, caller.token.as_str(), "close.step", &period, &detail).await?;
+    Ok(axum::Json(checklist::run_step(&app, ws, month, step).await?))
+}
+
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct HardClose {
+    /// Steps that were looked at and are taken as they are: meter_errors, unattributed, compared, late.
+    #[serde(default)]
+    accept: Vec<StepName>,
+}
+
+/// Closes a month for good: what comes late for it is no longer corrected. Refused while anything differs.
+#[utoipa::path(
+    post, path = "/api/v1/close/{period}/hard", tag = "invoices", params(("period" = String, Path)), request_body = HardClose,
+    responses((status = 200, body = Checklist), (status = 409, body = Problem, description = "What is open, and the way out"))
+)]
+pub(super) async fn hard(
+    State(app): State<App>,
+    Caller(caller): Caller,
+    Path(period): Path<String>,
+    Json(wanted): Json<HardClose>,
+) -> Result<axum::Json<Checklist>, Problem> {
+    caller.require(Scope::Finance)?;
+    let month = month_of(&app, &caller.workspace, &period).await?;
+    let ws = &caller.workspace;
+    let closed = checklist::hard_close(&app, ws, month, &wanted.accept, caller.token.as_str()).await?;
+    audit_log::record(&mut *app.pg.acquire().await?, ws, caller.token.as_str(), "close.hard", &period, &json!({ "accept": wanted.accept }))
+        .await?;
+    Ok(axum::Json(closed))
 }
 
 /// Closes every subscription period that ended in the month. Safe to repeat.

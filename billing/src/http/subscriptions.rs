@@ -4,14 +4,16 @@ use farebox_core::App;
 use farebox_core::audit_log;
 use farebox_core::auth::{Caller, Scope};
 use farebox_core::http::{Json, Page, Paging};
-use farebox_core::ids::{ConsumerId, SubscriptionId};
+use farebox_core::ids::{AddOnId, ConsumerId, SubscriptionId};
+use farebox_core::money::{BigDecimal, Currency, decimal_string, plain};
 use farebox_core::problem::Problem;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::Params;
+use super::{Params, now, optional_decimal};
+use crate::catalog;
 use crate::preview::Preview;
-use crate::subscriptions::{self, Subscription, When};
+use crate::subscriptions::{self, Start, Subscription, When};
 
 #[derive(Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -52,6 +54,13 @@ pub(super) struct NewSubscription {
     version: Option<i32>,
     /// Now unless given; may lie in the past, and usage since then is attributed to it and billed.
     from: Option<DateTime<Utc>>,
+    /// For what is charged per seat; 1 unless given.
+    #[serde(default, with = "optional_decimal")]
+    #[schema(value_type = Option<String>)]
+    quantity: Option<BigDecimal>,
+    /// As the consumer is billed unless given.
+    #[schema(value_type = Option<String>)]
+    currency: Option<Currency>,
 }
 
 /// Subscribes a consumer to a plan. A consumer has one subscription per product at a time.
@@ -71,7 +80,15 @@ pub(super) async fn create(
         Some(from) => from,
         None => now(&mut transaction, ws).await?,
     };
-    let created = subscriptions::subscribe_to_version(&mut transaction, ws, &new.consumer, &new.plan, new.version, from).await?;
+    let start = Start {
+        consumer: &new.consumer,
+        plan: &new.plan,
+        version: new.version,
+        from,
+        quantity: new.quantity.unwrap_or_else(|| BigDecimal::from(1)),
+        currency: new.currency,
+    };
+    let created = subscriptions::start(&mut transaction, ws, start).await?;
     audit_log::record(
         &mut transaction,
         ws,
@@ -83,11 +100,6 @@ pub(super) async fn create(
     .await?;
     transaction.commit().await?;
     Ok((axum::http::StatusCode::CREATED, axum::Json(created)))
-}
-
-async fn now(conn: &mut sqlx::PgConnection, ws: &farebox_core::ids::WorkspaceId) -> Result<DateTime<Utc>, Problem> {
-    let workspace = farebox_core::workspace::by_id(conn, ws).await.map_err(|e| Problem::internal(&e))?;
-    Ok(workspace.ok_or_else(|| Problem::not_found("workspace"))?.clock.now())
 }
 
 /// One subscription with its phases.
@@ -143,6 +155,13 @@ pub(super) async fn change(
 pub(super) struct Cancel {
     #[serde(default = "period_end_by_default")]
     when: When,
+    /// Whether what was paid in advance beyond the end is given back.
+    #[serde(default = "yes")]
+    credit: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn period_end_by_default() -> When {
@@ -162,11 +181,163 @@ pub(super) async fn cancel(
 ) -> Result<axum::Json<Subscription>, Problem> {
     caller.require(Scope::Manage)?;
     let mut transaction = app.pg.begin().await?;
-    let canceled = subscriptions::cancel(&mut transaction, &caller.workspace, &id_of(&id)?, cancel.when).await?;
-    let detail = json!({ "when": cancel.when });
+    let canceled = subscriptions::cancel(&mut transaction, &caller.workspace, &id_of(&id)?, cancel.when, cancel.credit).await?;
+    let detail = json!({ "when": cancel.when, "credit": cancel.credit });
     audit_log::record(&mut transaction, &caller.workspace, caller.token.as_str(), "subscription.cancel", &id, &detail).await?;
     transaction.commit().await?;
     Ok(axum::Json(canceled))
+}
+
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Pause {
+    #[serde(default = "now_by_default")]
+    when: When,
+}
+
+/// Takes it out of force until it is resumed. What was paid in advance for the time is given back.
+#[utoipa::path(
+    post, path = "/api/v1/subscriptions/{id}/pause", tag = "subscriptions", params(("id" = String, Path)), request_body = Pause,
+    responses((status = 200, body = Subscription), (status = 404, body = Problem), (status = 409, body = Problem))
+)]
+pub(super) async fn pause(
+    State(app): State<App>,
+    Caller(caller): Caller,
+    Path(id): Path<String>,
+    Json(pause): Json<Pause>,
+) -> Result<axum::Json<Subscription>, Problem> {
+    caller.require(Scope::Manage)?;
+    let mut transaction = app.pg.begin().await?;
+    let paused = subscriptions::pause(&mut transaction, &caller.workspace, &id_of(&id)?, pause.when).await?;
+    let detail = json!({ "when": pause.when });
+    audit_log::record(&mut transaction, &caller.workspace, caller.token.as_str(), "subscription.pause", &id, &detail).await?;
+    transaction.commit().await?;
+    Ok(axum::Json(paused))
+}
+
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Resume {
+    /// Now unless given.
+    from: Option<DateTime<Utc>>,
+}
+
+/// Puts a paused subscription into force again, with the plan it had.
+#[utoipa::path(
+    post, path = "/api/v1/subscriptions/{id}/resume", tag = "subscriptions", params(("id" = String, Path)), request_body = Resume,
+    responses((status = 200, body = Subscription), (status = 404, body = Problem), (status = 409, body = Problem))
+)]
+pub(super) async fn resume(
+    State(app): State<App>,
+    Caller(caller): Caller,
+    Path(id): Path<String>,
+    Json(resume): Json<Resume>,
+) -> Result<axum::Json<Subscription>, Problem> {
+    caller.require(Scope::Manage)?;
+    let mut transaction = app.pg.begin().await?;
+    let from = match resume.from {
+        Some(from) => from,
+        None => now(&mut transaction, &caller.workspace).await?,
+    };
+    let resumed = subscriptions::resume(&mut transaction, &caller.workspace, &id_of(&id)?, from).await?;
+    audit_log::record(&mut transaction, &caller.workspace, caller.token.as_str(), "subscription.resume", &id, &json!({ "from": from }))
+        .await?;
+    transaction.commit().await?;
+    Ok(axum::Json(resumed))
+}
+
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Quantity {
+    #[serde(with = "decimal_string")]
+    #[schema(value_type = String)]
+    quantity: BigDecimal,
+    #[serde(default = "now_by_default")]
+    when: When,
+}
+
+/// Another quantity of what is charged per seat.
+#[utoipa::path(
+    post, path = "/api/v1/subscriptions/{id}/quantity", tag = "subscriptions", params(("id" = String, Path)), request_body = Quantity,
+    responses((status = 200, body = Subscription), (status = 404, body = Problem), (status = 409, body = Problem))
+)]
+pub(super) async fn quantity(
+    State(app): State<App>,
+    Caller(caller): Caller,
+    Path(id): Path<String>,
+    Json(wanted): Json<Quantity>,
+) -> Result<axum::Json<Subscription>, Problem> {
+    caller.require(Scope::Manage)?;
+    let mut transaction = app.pg.begin().await?;
+    let changed = subscriptions::set_quantity(&mut transaction, &caller.workspace, &id_of(&id)?, &wanted.quantity, wanted.when).await?;
+    let detail = json!({ "quantity": plain(&wanted.quantity), "when": wanted.when });
+    audit_log::record(&mut transaction, &caller.workspace, caller.token.as_str(), "subscription.quantity", &id, &detail).await?;
+    transaction.commit().await?;
+    Ok(axum::Json(changed))
+}
+
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewAddOn {
+    /// A price as in the catalogue.
+    #[schema(value_type = Object)]
+    price: serde_json::Value,
+    #[serde(default, with = "optional_decimal")]
+    #[schema(value_type = Option<String>)]
+    quantity: Option<BigDecimal>,
+    /// Now unless given.
+    from: Option<DateTime<Utc>>,
+}
+
+/// Attaches a price to the subscription.
+#[utoipa::path(
+    post, path = "/api/v1/subscriptions/{id}/add-ons", tag = "subscriptions", params(("id" = String, Path)), request_body = NewAddOn,
+    responses((status = 201, body = Subscription), (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem))
+)]
+pub(super) async fn add(
+    State(app): State<App>,
+    Caller(caller): Caller,
+    Path(id): Path<String>,
+    Json(new): Json<NewAddOn>,
+) -> Result<(axum::http::StatusCode, axum::Json<Subscription>), Problem> {
+    caller.require(Scope::Manage)?;
+    let mut transaction = app.pg.begin().await?;
+    let (ws, id) = (&caller.workspace, id_of(&id)?);
+    let currency = subscriptions::get(&mut transaction, ws, &id).await?.ok_or_else(|| Problem::not_found("subscription"))?.currency;
+    let currency = currency.parse().map_err(|e: farebox_core::money::MoneyError| Problem::internal(&e))?;
+    let price = catalog::parse_price(&new.price.to_string(), currency).map_err(|errors| catalog::field_problem("/price", &errors))?;
+    let from = match new.from {
+        Some(from) => from,
+        None => now(&mut transaction, ws).await?,
+    };
+    let quantity = new.quantity.unwrap_or_else(|| BigDecimal::from(1));
+    let changed = subscriptions::add(&mut transaction, ws, &id, &price, &quantity, from).await?;
+    let detail = json!({ "price": price.name, "quantity": plain(&quantity), "from": from });
+    audit_log::record(&mut transaction, ws, caller.token.as_str(), "subscription.add_on", id.as_str(), &detail).await?;
+    transaction.commit().await?;
+    Ok((axum::http::StatusCode::CREATED, axum::Json(changed)))
+}
+
+/// Ends an add-on now.
+#[utoipa::path(
+    delete, path = "/api/v1/subscriptions/{id}/add-ons/{add_on}", tag = "subscriptions",
+    params(("id" = String, Path), ("add_on" = String, Path)),
+    responses((status = 200, body = Subscription), (status = 404, body = Problem), (status = 409, body = Problem))
+)]
+pub(super) async fn remove(
+    State(app): State<App>,
+    Caller(caller): Caller,
+    Path((id, add_on)): Path<(String, String)>,
+) -> Result<axum::Json<Subscription>, Problem> {
+    caller.require(Scope::Manage)?;
+    let add_on: AddOnId = add_on.parse().map_err(|_| Problem::not_found("add-on"))?;
+    let mut transaction = app.pg.begin().await?;
+    let at = now(&mut transaction, &caller.workspace).await?;
+    let changed = subscriptions::remove(&mut transaction, &caller.workspace, &id_of(&id)?, &add_on, at).await?;
+    let detail = json!({ "add_on": add_on });
+    audit_log::record(&mut transaction, &caller.workspace, caller.token.as_str(), "subscription.remove_add_on", &id, &detail).await?;
+    transaction.commit().await?;
+    Ok(axum::Json(changed))
 }
 
 /// The invoice that is gathering: the current period with the usage so far.

@@ -71,9 +71,9 @@ impl Bill {
         let Some(number) = invoice.number else { return Ok(None) };
         let lines = invoice.lines.into_iter().map(|line| Line {
             id: line.id.to_string(),
+            amount: line.left(),
             name: line.name,
             quantity: (line.kind == LineKind::Usage).then_some(line.quantity),
-            amount: line.amount,
             period: line.period,
             tax: line.tax.map(|tax| Tax { name: tax.name, rate: tax.rate, inclusive: tax.inclusive, amount: tax.amount }),
         });

@@ -1,0 +1,160 @@
+//! Invoices that no period's end brings about: usage that reached its threshold, and corrections that wait for no
+//! further invoice. The period's own invoice, and later corrections, take off what these billed.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use farebox_core::App;
+use farebox_core::ids::{InvoiceId, SubscriptionId};
+use farebox_core::money::Money;
+use farebox_core::period::{Period, floor_minute};
+use farebox_core::workspace::Workspace;
+use farebox_metering::{completeness, consumers, timelines};
+use sqlx::PgConnection;
+
+use super::draft::{self, Kind};
+use super::{issue, schedule, take};
+use crate::gather::{Counting, Gathered, GatheredLine, Span, corrections, gather_until, with_corrections};
+use crate::rating::LineKind;
+use crate::settings::LateUsage;
+use crate::subscriptions::Subscription;
+use crate::{BillingError, plans, settings, subscriptions};
+
+/// Invoices the usage of every subscription whose plan has a threshold that was reached. Answers what was issued.
+pub async fn bill_thresholds(app: &App, workspace: &Workspace) -> Result<Vec<InvoiceId>, BillingError> {
+    let now = workspace.clock.now();
+    let ids = sqlx::query_scalar!(
+        r#"SELECT f.subscription_id AS "id: SubscriptionId" FROM subscription_phases f JOIN plan_versions v ON v.id = f.plan_version_id
+           WHERE f.workspace_id = $1 AND v.definition -> 'terms' ? 'threshold' AND NOT f.trial
+             AND f.from_at <= $2 AND (f.to_at IS NULL OR f.to_at > $2)"#,
+        workspace.id.as_str(),
+        now
+    )
+    .fetch_all(&mut *app.pg.acquire().await?)
+    .await?;
+    let mut issued = Vec::new();
+    if ids.is_empty() {
+        return Ok(issued);
+    }
+    let mut until = now;
+    if !schedule::runs_ahead(workspace) {
+        until = until.min(completeness::of(app, &workspace.id).await?.complete_until);
+    }
+    timelines::sync(app).await?;
+    for id in ids {
+        issued.extend(bill_threshold(app, workspace, &id, floor_minute(until)).await?);
+    }
+    Ok(issued)
+}
+
+async fn bill_threshold(
+    app: &App,
+    workspace: &Workspace,
+    id: &SubscriptionId,
+    at: DateTime<Utc>,
+) -> Result<Option<InvoiceId>, BillingError> {
+    let mut transaction = app.pg.begin().await?;
+    if !take(&mut transaction, id, false).await? {
+        return Ok(None);
+    }
+    let subscription = subscriptions::lock(&mut transaction, &workspace.id, id).await?;
+    let definitions = plans::of(&mut transaction, &workspace.id, subscription.phases.iter().map(|phase| &phase.plan_version)).await?;
+    let close_from = settings::of(&mut transaction, &workspace.id).await?.close_from;
+    let (period, next) = subscription.next_period(&definitions, workspace.time_zone, close_from)?;
+    let threshold =
+        subscription.at(at).and_then(|phase| definitions.get(&phase.plan_version)).and_then(|plan| plan.terms.threshold.clone());
+    let currency = subscriptions::currency_of(&subscription)?;
+    let threshold = threshold.and_then(|amounts| amounts.get(currency).cloned());
+    // Once the period is over its own invoice comes.
+    let (Some(threshold), true) = (threshold, period.contains(at) && period.start < at) else { return Ok(None) };
+    let threshold = Money::round(&threshold, currency)?;
+    let span = Span { period, next };
+    let quick = gather_until(app, &mut transaction, workspace, &subscription, span, at, Counting::Quick).await?;
+    if unbilled(&quick)?.minor < threshold.minor {
+        return Ok(None);
+    }
+    let proven = gather_until(app, &mut transaction, workspace, &subscription, span, at, Counting::Proven).await?;
+    if unbilled(&proven)?.minor < threshold.minor {
+        return Ok(None);
+    }
+    let period = Period { start: period.start, end: at };
+    let draft = write(&mut transaction, workspace, &subscription, "threshold", period, proven).await?;
+    transaction.commit().await?;
+    finish(app, workspace, draft).await
+}
+
+fn unbilled(gathered: &Gathered) -> Result<Money, BillingError> {
+    let used = gathered.lines.iter().filter(|line| matches!(line.line.kind, LineKind::Usage | LineKind::Cap)).map(|line| line.line.amount);
+    Ok(Money::sum(used, gathered.currency)?)
+}
+
+/// Issues the corrections of closed periods that wait for no further invoice; `all`: also of those that could wait.
+/// Answers what was issued.
+pub async fn bill_corrections(app: &App, workspace: &Workspace, all: bool) -> Result<Vec<InvoiceId>, BillingError> {
+    let mut conn = app.pg.acquire().await?;
+    let settings = settings::of(&mut conn, &workspace.id).await?;
+    timelines::sync(app).await?;
+    let own = all || settings.late_usage == LateUsage::OwnInvoice;
+    let ids = with_corrections(app, &mut conn, workspace, own, i64::from(settings.late_days)).await?;
+    drop(conn);
+    let mut issued = Vec::new();
+    for id in ids {
+        issued.extend(bill_correction(app, workspace, &id).await?);
+    }
+    Ok(issued)
+}
+
+async fn bill_correction(app: &App, workspace: &Workspace, id: &SubscriptionId) -> Result<Option<InvoiceId>, BillingError> {
+    let mut transaction = app.pg.begin().await?;
+    if !take(&mut transaction, id, false).await? {
+        return Ok(None);
+    }
+    let subscription = subscriptions::lock(&mut transaction, &workspace.id, id).await?;
+    let lines = corrections(app, &mut transaction, workspace, &subscription, Counting::Proven).await?;
+    let Some(period) = whole_of(&lines) else {
+        transaction.commit().await?;
+        return Ok(None);
+    };
+    let definitions = plans::of(&mut transaction, &workspace.id, subscription.phases.iter().map(|phase| &phase.plan_version)).await?;
+    let last = subscription.at(period.start).or(subscription.phases.last());
+    let gathered = Gathered {
+        currency: subscriptions::currency_of(&subscription)?,
+        terms: last.and_then(|phase| definitions.get(&phase.plan_version)).map(|plan| plan.terms.clone()).unwrap_or_default(),
+        plans: last.map(|phase| phase.plan.clone()).into_iter().collect(),
+        lines,
+    };
+    let draft = write(&mut transaction, workspace, &subscription, "adjustment", period, gathered).await?;
+    transaction.commit().await?;
+    finish(app, workspace, draft).await
+}
+
+fn whole_of(lines: &[GatheredLine]) -> Option<Period> {
+    let start = lines.iter().map(|line| line.line.period.start).min()?;
+    let end = lines.iter().map(|line| line.line.period.end).max()?.max(start + TimeDelta::minutes(1));
+    Some(Period { start, end })
+}
+
+async fn write(
+    conn: &mut PgConnection,
+    workspace: &Workspace,
+    subscription: &Subscription,
+    kind: &'static str,
+    period: Period,
+    gathered: Gathered,
+) -> Result<Option<InvoiceId>, BillingError> {
+    let consumer = consumers::get(conn, &workspace.id, &subscription.consumer).await?.ok_or(BillingError::NotFound("consumer"))?;
+    let sequence = sqlx::query_scalar!(
+        r#"SELECT count(*)::int AS "n!" FROM invoices WHERE subscription_id = $1 AND period_start = $2 AND kind = $3"#,
+        subscription.id.as_str(),
+        period.start,
+        kind
+    )
+    .fetch_one(&mut *conn)
+    .await?;
+    draft::write(conn, workspace, subscription, &consumer, Kind { kind, sequence, period }, gathered, workspace.clock.now()).await
+}
+
+/// A draft that is left by a crash is found and issued by the next close.
+async fn finish(app: &App, workspace: &Workspace, draft: Option<InvoiceId>) -> Result<Option<InvoiceId>, BillingError> {
+    let Some(draft) = draft else { return Ok(None) };
+    let issued = issue::issue(&mut *app.pg.acquire().await?, workspace, &draft, workspace.clock.now()).await?;
+    Ok(issued.then_some(draft))
+}

@@ -1,0 +1,329 @@
+//! Prepaid credits: grants, and a double-entry ledger of what became of them. A balance is never below zero: the
+//! database refuses it.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use farebox_core::clock;
+use farebox_core::ids::{ConsumerId, GrantId, InvoiceId, WorkspaceId};
+use farebox_core::money::{Currency, Money};
+use serde::{Deserialize, Serialize};
+use sqlx::PgConnection;
+
+use crate::BillingError;
+use crate::rating::invoice::Credit;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+pub enum GrantKind {
+    Paid,
+    Promotional,
+    Included,
+    /// What was left of another grant at its expiry.
+    Rollover,
+}
+
+impl GrantKind {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Paid => "paid",
+            Self::Promotional => "promotional",
+            Self::Included => "included",
+            Self::Rollover => "rollover",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct Grant {
+    pub id: GrantId,
+    pub consumer: ConsumerId,
+    pub name: String,
+    pub kind: GrantKind,
+    #[schema(value_type = String)]
+    pub currency: Currency,
+    #[schema(value_type = String)]
+    pub amount: Money,
+    #[schema(value_type = String)]
+    pub balance: Money,
+    /// It stands for money already taxed, and is used after tax.
+    pub taxed: bool,
+    /// Lower is used first; then the soonest expiry, then the oldest.
+    pub priority: i32,
+    pub effective_at: DateTime<Utc>,
+    pub expires_at: Option<DateTime<Utc>>,
+    pub rollover: Option<Rollover>,
+}
+
+/// What goes on at the expiry: at most `most` of what is left, for `days` days more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct Rollover {
+    #[schema(value_type = String)]
+    pub most: Money,
+    pub days: i32,
+}
+
+#[derive(Debug, Clone)]
+pub struct NewGrant {
+    pub consumer: ConsumerId,
+    pub name: String,
+    pub kind: GrantKind,
+    pub amount: Money,
+    pub taxed: bool,
+    pub priority: i32,
+    pub effective_at: DateTime<Utc>,
+    pub expires_at: Option<DateTime<Utc>>,
+    pub rollover: Option<Rollover>,
+}
+
+/// Where an amount came from and went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct Entry {
+    pub grant: GrantId,
+    pub from: String,
+    pub to: String,
+    #[schema(value_type = String)]
+    pub amount: Money,
+    pub invoice: Option<InvoiceId>,
+    pub at: DateTime<Utc>,
+}
+
+pub async fn grant(conn: &mut PgConnection, ws: &WorkspaceId, new: NewGrant) -> Result<Grant, BillingError> {
+    if new.amount.minor <= 0 {
+        return Err(BillingError::invalid("/amount", "must be above 0"));
+    }
+    if new.expires_at.is_some_and(|end| end <= new.effective_at) {
+        return Err(BillingError::invalid("/expires_at", "must be after `effective_at`"));
+    }
+    if let Some(rollover) = &new.rollover {
+        if new.expires_at.is_none() {
+            return Err(BillingError::invalid("/rollover", "needs an expiry: without one nothing has to go on"));
+        }
+        if rollover.days < 1 || rollover.most.minor < 1 {
+            return Err(BillingError::invalid("/rollover", "needs at least one day and an amount above 0"));
+        }
+    }
+    if farebox_metering::consumers::get(conn, ws, &new.consumer).await?.is_none() {
+        return Err(BillingError::NotFound("consumer"));
+    }
+    let id = insert(conn, ws, &new, None).await?;
+    get(conn, ws, &id).await?.ok_or(BillingError::NotFound("grant"))
+}
+
+async fn insert(conn: &mut PgConnection, ws: &WorkspaceId, new: &NewGrant, rolled_from: Option<&GrantId>) -> Result<GrantId, BillingError> {
+    let id = GrantId::new();
+    sqlx::query!(
+        "INSERT INTO credit_grants (id, workspace_id, consumer_id, name, kind, currency, amount_minor, balance_minor, taxed, priority, effective_at,
+                                    expires_at, rollover_minor, rollover_days, rolled_from, created_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, 0, $8, $9, $10, $11, $12, $13, $14, $15)",
+        id.as_str(),
+        ws.as_str(),
+        new.consumer.as_str(),
+        new.name,
+        new.kind.as_str(),
+        new.amount.currency.code(),
+        new.amount.minor,
+        new.taxed,
+        new.priority,
+        new.effective_at,
+        new.expires_at,
+        new.rollover.map(|r| r.most.minor),
+        new.rollover.map(|r| r.days),
+        rolled_from.map(GrantId::as_str),
+        clock::now()
+    )
+    .execute(&mut *conn)
+    .await?;
+    post(conn, ws, &id, ("granted", "balance"), new.amount.minor, None).await?;
+    Ok(id)
+}
+
+/// Moves an amount; the grant's balance follows.
+async fn post(
+    conn: &mut PgConnection,
+    ws: &WorkspaceId,
+    grant: &GrantId,
+    (from, to): (&str, &str),
+    amount: i64,
+    invoice: Option<&InvoiceId>,
+) -> Result<(), BillingError> {
+    if amount == 0 {
+        return Ok(());
+    }
+    sqlx::query!(
+        "INSERT INTO credit_entries (workspace_id, grant_id, from_account, to_account, amount_minor, invoice_id, at) VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        ws.as_str(),
+        grant.as_str(),
+        from,
+        to,
+        amount,
+        invoice.map(InvoiceId::as_str),
+        clock::now()
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+pub async fn get(conn: &mut PgConnection, ws: &WorkspaceId, id: &GrantId) -> Result<Option<Grant>, BillingError> {
+    Ok(list(conn, ws, None).await?.into_iter().find(|grant| grant.id == *id))
+}
+
+/// Of one consumer or all, in the order of use.
+pub async fn list(conn: &mut PgConnection, ws: &WorkspaceId, consumer: Option<&ConsumerId>) -> Result<Vec<Grant>, BillingError> {
+    let rows = sqlx::query!(
+        r#"SELECT id AS "id: GrantId", consumer_id AS "consumer: ConsumerId", name, kind AS "kind: GrantKind", currency, amount_minor, balance_minor,
+                  taxed, priority, effective_at, expires_at, rollover_minor, rollover_days
+           FROM credit_grants WHERE workspace_id = $1 AND ($2::text IS NULL OR consumer_id = $2)
+           ORDER BY priority, expires_at NULLS LAST, id"#,
+        ws.as_str(),
+        consumer.map(ConsumerId::as_str)
+    )
+    .fetch_all(conn)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            let currency: Currency = row.currency.parse().map_err(|e| BillingError::unreadable("a grant", e))?;
+            let money = |minor| Money::new(minor, currency);
+            let rollover = row.rollover_minor.zip(row.rollover_days).map(|(most, days)| Rollover { most: money(most), days });
+            Ok(Grant {
+                id: row.id,
+                consumer: row.consumer,
+                name: row.name,
+                kind: row.kind,
+                currency,
+                amount: money(row.amount_minor),
+                balance: money(row.balance_minor),
+                taxed: row.taxed,
+                priority: row.priority,
+                effective_at: row.effective_at,
+                expires_at: row.expires_at,
+                rollover,
+            })
+        })
+        .collect()
+}
+
+pub async fn entries(conn: &mut PgConnection, ws: &WorkspaceId, grant: &GrantId) -> Result<Vec<Entry>, BillingError> {
+    let rows = sqlx::query!(
+        r#"SELECT e.from_account, e.to_account, e.amount_minor, e.invoice_id AS "invoice: InvoiceId", e.at, g.currency
+           FROM credit_entries e JOIN credit_grants g ON g.id = e.grant_id WHERE e.workspace_id = $1 AND e.grant_id = $2 ORDER BY e.id"#,
+        ws.as_str(),
+        grant.as_str()
+    )
+    .fetch_all(conn)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            let currency: Currency = row.currency.parse().map_err(|e| BillingError::unreadable("a grant", e))?;
+            Ok(Entry {
+                grant: grant.clone(),
+                from: row.from_account,
+                to: row.to_account,
+                amount: Money::new(row.amount_minor, currency),
+                invoice: row.invoice,
+                at: row.at,
+            })
+        })
+        .collect()
+}
+
+/// What an invoice at `at` may use, in the order of use. Locked until the transaction ends when it is to be used.
+pub(crate) async fn usable(
+    conn: &mut PgConnection,
+    ws: &WorkspaceId,
+    consumer: &ConsumerId,
+    currency: Currency,
+    at: DateTime<Utc>,
+    lock: bool,
+) -> Result<Vec<Credit>, BillingError> {
+    if lock {
+        let sql = "SELECT id FROM credit_grants WHERE workspace_id = $1 AND consumer_id = $2 ORDER BY id FOR UPDATE";
+        sqlx::query(sql).bind(ws.as_str()).bind(consumer.as_str()).execute(&mut *conn).await?;
+    }
+    let grants = list(conn, ws, Some(consumer)).await?.into_iter().filter(|grant| {
+        grant.currency == currency && grant.balance.minor > 0 && grant.effective_at <= at && grant.expires_at.is_none_or(|end| end > at)
+    });
+    Ok(grants.map(|grant| Credit { id: grant.id.to_string(), name: grant.name, left: grant.balance, taxed: grant.taxed }).collect())
+}
+
+/// Takes from the grants what an invoice used of them.
+pub(crate) async fn burn(
+    conn: &mut PgConnection,
+    ws: &WorkspaceId,
+    invoice: &InvoiceId,
+    used: &[(String, Money)],
+) -> Result<(), BillingError> {
+    for (grant, amount) in used {
+        let grant: GrantId = grant.parse().map_err(|e| BillingError::unreadable("a grant", e))?;
+        post(conn, ws, &grant, ("balance", "used"), amount.minor, Some(invoice)).await?;
+    }
+    Ok(())
+}
+
+/// Gives back exactly what a void invoice took.
+pub(crate) async fn give_back(conn: &mut PgConnection, ws: &WorkspaceId, invoice: &InvoiceId) -> Result<(), BillingError> {
+    sqlx::query!(
+        "INSERT INTO credit_entries (workspace_id, grant_id, from_account, to_account, amount_minor, invoice_id, at)
+         SELECT workspace_id, grant_id, 'used', 'balance', amount_minor, invoice_id, $3 FROM credit_entries
+         WHERE workspace_id = $1 AND invoice_id = $2 AND to_account = 'used' ORDER BY grant_id
+         ON CONFLICT DO NOTHING",
+        ws.as_str(),
+        invoice.as_str(),
+        clock::now()
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Takes back what is left of a grant.
+pub async fn void(conn: &mut PgConnection, ws: &WorkspaceId, id: &GrantId) -> Result<Grant, BillingError> {
+    let row =
+        sqlx::query!("SELECT balance_minor FROM credit_grants WHERE workspace_id = $1 AND id = $2 FOR UPDATE", ws.as_str(), id.as_str())
+            .fetch_optional(&mut *conn)
+            .await?;
+    let row = row.ok_or(BillingError::NotFound("grant"))?;
+    post(conn, ws, id, ("balance", "voided"), row.balance_minor, None).await?;
+    sqlx::query!("UPDATE credit_grants SET closed_at = coalesce(closed_at, $2) WHERE id = $1", id.as_str(), clock::now())
+        .execute(&mut *conn)
+        .await?;
+    get(conn, ws, id).await?.ok_or(BillingError::NotFound("grant"))
+}
+
+/// Expires what is over by `now`, and rolls over what may go on. Safe to repeat. What a period that is over and not
+/// closed yet may still use is left until then.
+pub(crate) async fn expire(conn: &mut PgConnection, ws: &WorkspaceId, now: DateTime<Utc>) -> Result<usize, BillingError> {
+    let due = sqlx::query_scalar!(
+        r#"SELECT id AS "id: GrantId" FROM credit_grants g WHERE workspace_id = $1 AND balance_minor > 0 AND expires_at <= $2
+             AND NOT EXISTS (SELECT FROM subscriptions s WHERE s.workspace_id = $1 AND s.consumer_id = g.consumer_id AND s.closes_at <= $2)
+           ORDER BY id FOR UPDATE SKIP LOCKED"#,
+        ws.as_str(),
+        now
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    for id in &due {
+        let Some(grant) = get(conn, ws, id).await? else { continue };
+        let rolled = sqlx::query_scalar!(r#"SELECT EXISTS (SELECT FROM credit_grants WHERE rolled_from = $1) AS "rolled!""#, id.as_str())
+            .fetch_one(&mut *conn)
+            .await?;
+        let goes_on = grant.rollover.filter(|_| !rolled).map_or(0, |r| r.most.minor.min(grant.balance.minor));
+        if let (Some(rollover), Some(expiry), true) = (grant.rollover, grant.expires_at, goes_on > 0) {
+            post(conn, ws, id, ("balance", "rolled_over"), goes_on, None).await?;
+            let next = NewGrant {
+                consumer: grant.consumer.clone(),
+                name: grant.name.clone(),
+                kind: GrantKind::Rollover,
+                amount: Money::new(goes_on, grant.currency),
+                taxed: grant.taxed,
+                priority: grant.priority,
+                effective_at: expiry,
+                expires_at: Some(expiry + TimeDelta::days(i64::from(rollover.days))),
+                rollover: None,
+            };
+            insert(conn, ws, &next, Some(id)).await?;
+        }
+        post(conn, ws, id, ("balance", "expired"), grant.balance.minor - goes_on, None).await?;
+    }
+    Ok(due.len())
+}

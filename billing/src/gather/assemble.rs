@@ -1,0 +1,108 @@
+//! From gathered lines to an invoice: the subscription's coupons, the consumer's prepaid credits and tax.
+
+use bigdecimal::BigDecimal;
+use chrono::TimeDelta;
+use farebox_core::ids::InvoiceLineId;
+use farebox_core::period::Period;
+use farebox_core::workspace::Workspace;
+use farebox_metering::consumers::Consumer;
+use serde::Deserialize;
+use sqlx::PgConnection;
+
+use super::{Gathered, GatheredLine};
+use crate::rating::LineKind;
+use crate::rating::cycle::Source;
+use crate::rating::invoice::{RatedInvoice, RatedLine, Terms, invoice};
+use crate::rating::plan::Decimal;
+use crate::rating::tax::{TaxPer, TaxRate};
+use crate::settings::{self, ConsumerBilling, TaxStatus};
+use crate::subscriptions::Subscription;
+use crate::{BillingError, coupons, credits};
+
+/// An invoice to be written or shown.
+#[derive(Debug, Clone)]
+pub struct Assembled {
+    pub rated: RatedInvoice,
+    /// What is stored beside each line; credits after tax have nothing.
+    pub beside: Vec<Beside>,
+    /// Why no tax is charged.
+    pub tax_note: Option<String>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Beside {
+    pub source: Option<Source>,
+    pub proof: Option<serde_json::Value>,
+    pub adjusts: Option<InvoiceLineId>,
+    pub of: Option<LineKind>,
+}
+
+impl Assembled {
+    /// Each line with what is stored beside it.
+    pub fn lines(&self) -> impl Iterator<Item = (&RatedLine, &Beside)> {
+        static NOTHING: Beside = Beside { source: None, proof: None, adjusts: None, of: None };
+        self.rated.lines.iter().zip(self.beside.iter().chain(std::iter::repeat(&NOTHING)))
+    }
+}
+
+/// `lock`: the credits are going to be taken in this transaction.
+pub async fn assemble(
+    conn: &mut PgConnection,
+    workspace: &Workspace,
+    subscription: &Subscription,
+    consumer: &Consumer,
+    period: Period,
+    gathered: Gathered,
+    lock: bool,
+) -> Result<Assembled, BillingError> {
+    let ws = &workspace.id;
+    let tax = tax_for(workspace, consumer, &settings::of_consumer(conn, ws, &consumer.id).await?)?;
+    let tax_note = tax.as_ref().and_then(|tax| tax.note.clone());
+    // Credits serve the periods that end while they are valid.
+    let at = period.end - TimeDelta::minutes(1);
+    let terms = Terms {
+        discounts: coupons::discounts(conn, subscription, &gathered.plans, period.start).await?,
+        credits: credits::usable(conn, ws, &consumer.id, gathered.currency, at, lock).await?,
+        tax,
+    };
+    let (mut lines, mut beside) = (Vec::new(), Vec::new());
+    for GatheredLine { source, line, proof, adjusts, of } in gathered.lines {
+        lines.push(line);
+        beside.push(Beside { source, proof, adjusts, of });
+    }
+    Ok(Assembled { rated: invoice(lines, &terms, gathered.currency)?, beside, tax_note })
+}
+
+#[derive(Deserialize)]
+struct WorkspaceTax {
+    name: String,
+    rate: Decimal,
+    inclusive: bool,
+    countries: Vec<String>,
+    #[serde(default)]
+    per: TaxPer,
+}
+
+/// The first tax of the workspace that holds in the consumer's country; one without countries holds everywhere. Who
+/// does not pay it has it at nothing, with the reason.
+fn tax_for(workspace: &Workspace, consumer: &Consumer, billing: &ConsumerBilling) -> Result<Option<TaxRate>, BillingError> {
+    let taxes: Vec<WorkspaceTax> =
+        serde_json::from_value(workspace.taxes.clone()).map_err(|e| BillingError::unreadable("the workspace's taxes", e))?;
+    let holds =
+        |tax: &WorkspaceTax| tax.countries.is_empty() || consumer.country.as_ref().is_some_and(|country| tax.countries.contains(country));
+    let Some(tax) = taxes.into_iter().find(holds) else { return Ok(None) };
+    let (name, inclusive, per) = (tax.name, tax.inclusive, tax.per);
+    let reason = billing.tax_reason.clone().unwrap_or_default();
+    Ok(Some(match billing.tax_status {
+        TaxStatus::Taxable => TaxRate { name, rate: tax.rate, inclusive, per, note: None },
+        TaxStatus::Exempt => TaxRate { name, rate: nothing(), inclusive, per, note: Some(format!("Exempt from tax: {reason}")) },
+        TaxStatus::ReverseCharge => {
+            let id = billing.tax_id.clone().unwrap_or_default();
+            TaxRate { name, rate: nothing(), inclusive, per, note: Some(format!("Reverse charge, {id}: {reason}")) }
+        }
+    }))
+}
+
+fn nothing() -> Decimal {
+    Decimal(BigDecimal::from(0))
+}
