@@ -20,18 +20,19 @@ use crate::harness::Suite;
 const ZONE: chrono_tz::Tz = chrono_tz::Europe::Berlin;
 
 /// A workspace with a catalogue, whose months August to October 2026 are over.
-struct Business {
-    ws: WorkspaceId,
-    name: String,
+pub struct Business {
+    pub ws: WorkspaceId,
+    pub name: String,
 }
 
-fn yaml(workspace: &str, consumers: &str) -> String {
+pub fn yaml(workspace: &str, consumers: &str) -> String {
     format!(
         r#"workspace: {workspace}
 currency: USD
 time_zone: Europe/Berlin
 seller: {{name: Acme Ltd, address: {{country: DE}}, invoice_number_prefix: ACME-}}
 taxes: [{{name: VAT, rate: "0.19", inclusive: false, countries: [DE]}}]
+billing: {{close_by_hand: true, late_days: 400}}
 apis:
   - {{name: orders, product: default, versions: [{{name: v1}}]}}
 plans:
@@ -57,16 +58,16 @@ fn parsed(text: &str) -> Catalog {
     catalog::parse(text).map_err(|e| format!("{e:#?}")).expect("a right catalogue")
 }
 
-fn utc(text: &str) -> DateTime<Utc> {
+pub fn utc(text: &str) -> DateTime<Utc> {
     text.parse().expect("an RFC 3339 time")
 }
 
-fn month(name: &str) -> Period {
+pub fn month(name: &str) -> Period {
     calendar::parse(name, ZONE).expect("a month")
 }
 
 impl Business {
-    async fn new(app: &App, consumers: &str) -> Self {
+    pub async fn new(app: &App, consumers: &str) -> Self {
         let name = format!("billing/b{}", uuid::Uuid::now_v7().simple());
         let mut conn = app.pg.acquire().await.expect("PostgreSQL");
         let new = NewWorkspace {
@@ -82,12 +83,18 @@ impl Business {
         Self { ws, name }
     }
 
-    async fn consumer(&self, conn: &mut PgConnection, name: &str) -> ConsumerId {
+    /// Applies another catalogue file for this workspace.
+    pub async fn apply(&self, app: &App, text: &str) -> Result<(), BillingError> {
+        let mut conn = app.pg.acquire().await.expect("PostgreSQL");
+        catalog::apply(&mut conn, &parsed(text), "test").await.map(drop)
+    }
+
+    pub async fn consumer(&self, conn: &mut PgConnection, name: &str) -> ConsumerId {
         consumers::find_by_name(conn, &self.ws, name).await.expect("PostgreSQL").expect("the consumer").id
     }
 
     /// `count` requests of a subject, evenly over the period, `copies` of each delivered.
-    async fn send(&self, app: &App, subject: &str, period: Period, count: i64, copies: usize) {
+    pub async fn send(&self, app: &App, subject: &str, period: Period, count: i64, copies: usize) {
         let step = (period.end - period.start) / i32::try_from(count).expect("few");
         let mut rows = Vec::new();
         for n in 0..count {
@@ -99,7 +106,7 @@ impl Business {
         store::store(&app.clickhouse, &rows.iter().collect::<Vec<_>>()).await.expect("stored");
     }
 
-    fn event(&self, subject: &str, time: DateTime<Utc>) -> UsageEvent {
+    pub fn event(&self, subject: &str, time: DateTime<Utc>) -> UsageEvent {
         UsageEvent {
             specversion: SpecVersion::V1,
             id: format!("gw/{}", uuid::Uuid::now_v7().simple()),
@@ -119,7 +126,7 @@ impl Business {
         }
     }
 
-    async fn invoices(&self, app: &App) -> Vec<Invoice> {
+    pub async fn invoices(&self, app: &App) -> Vec<Invoice> {
         let mut conn = app.pg.acquire().await.expect("PostgreSQL");
         let mut found = invoices::list(&mut conn, &self.ws, &InvoiceFilter::default(), 500, "").await.expect("listed");
         found.reverse();
@@ -127,7 +134,7 @@ impl Business {
     }
 }
 
-fn lines(invoice: &Invoice) -> Vec<String> {
+pub fn lines(invoice: &Invoice) -> Vec<String> {
     invoice.lines.iter().map(|line| format!("{} {} {}", line.name, line.quantity.normalized().to_plain_string(), line.amount)).collect()
 }
 

@@ -10,6 +10,8 @@ mod harness;
 mod access;
 mod billing;
 mod billing_faults;
+mod billing_history;
+mod billing_stripe_faults;
 mod house;
 mod ingest;
 mod ingest_formats;
@@ -112,7 +114,15 @@ fn main() -> ExitCode {
         billing::changes_cut_usage_and_fees_at_their_instant,
         billing::the_catalogue_is_idempotent_and_versions_stay,
         billing::a_test_clock_ends_trials_and_periods,
+        billing_history::every_price_is_proven_and_late_usage_corrected,
+        billing_history::a_subscription_through_its_life,
+        billing_history::coupons_and_credits_on_an_invoice,
+        billing_history::a_threshold_is_billed_within_the_period,
+        billing_history::a_month_is_closed_by_its_checklist,
+        billing_history::what_if_contracts_and_versions,
+        billing_history::refusals_say_the_way_out,
         billing_faults::killed_at_each_step_of_the_close,
+        billing_stripe_faults::killed_at_each_step_of_the_push,
         stripe::one_invoice_whatever_stripe_answers,
         stripe::the_same_bytes_are_sent_again,
         stripe::a_different_total_blocks,

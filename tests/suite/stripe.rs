@@ -18,7 +18,7 @@ use crate::harness::{Suite, eventually};
 const IN_TIME: Duration = Duration::from_secs(60);
 
 /// A workspace with Stripe keys and one consumer.
-struct Shop {
+pub struct Shop {
     app: App,
     workspace: WorkspaceId,
     consumer: ConsumerId,
@@ -27,7 +27,7 @@ struct Shop {
 }
 
 impl Shop {
-    async fn open(app: &App, name: &str) -> Self {
+    pub async fn open(app: &App, name: &str) -> Self {
         let unique = WorkspaceId::new().to_string().replace("ws_", "")[12..].to_owned();
         let mut tx = app.pg.begin().await.expect("PostgreSQL");
         let new = NewWorkspace {
@@ -57,14 +57,14 @@ impl Shop {
         format!("sk_test_{}_secret", self.account)
     }
 
-    async fn connect(&self) {
+    pub async fn connect(&self) {
         let mut tx = self.app.pg.begin().await.expect("PostgreSQL");
         settings::set(&mut tx, &self.app.config.billing, &self.workspace, &self.key(), None, "a test").await.expect("keys are taken");
         tx.commit().await.expect("PostgreSQL");
     }
 
     /// An issued invoice of 49.00 and 12.34, each with 19 % tax on top. `off_by` spoils its total.
-    async fn issue(&self, off_by: i64) -> InvoiceId {
+    pub async fn issue(&self, off_by: i64) -> InvoiceId {
         let (invoice, subscription, now) = (InvoiceId::new(), SubscriptionId::new(), clock::now());
         let (from, to) = ("2026-10-01T00:00:00Z", "2026-11-01T00:00:00Z");
         let mut tx = self.app.pg.begin().await.expect("PostgreSQL");
@@ -109,7 +109,7 @@ impl Shop {
         invoice
     }
 
-    async fn invoice(&self, id: &InvoiceId) -> invoices::Invoice {
+    pub async fn invoice(&self, id: &InvoiceId) -> invoices::Invoice {
         let mut conn = self.app.pg.acquire().await.expect("PostgreSQL");
         invoices::get(&mut conn, &self.workspace, id).await.expect("PostgreSQL").expect("it was issued")
     }
@@ -129,7 +129,7 @@ impl Shop {
     }
 
     /// What this account has at Stripe.
-    async fn at_stripe(&self, path: &str) -> Vec<Value> {
+    pub async fn at_stripe(&self, path: &str) -> Vec<Value> {
         let url = format!("{}/v1/{path}", self.stripe());
         let answer = self.http.get(url).query(&[("limit", "100")]).bearer_auth(self.key()).send().await.expect("the double answers");
         let list: Value = answer.json().await.expect("JSON");
@@ -140,7 +140,7 @@ impl Shop {
         self.app.config.billing.stripe_url.trim_end_matches('/')
     }
 
-    async fn order(&self, path: &str, mut rule: Value) {
+    pub async fn order(&self, path: &str, mut rule: Value) {
         rule["account"] = json!(self.account);
         let answer = self.http.post(format!("{}/_double/{path}", self.stripe())).json(&rule).send().await.expect("the double answers");
         assert!(answer.status().is_success(), "{rule}: {:?}", answer.text().await);
@@ -206,7 +206,7 @@ pub async fn one_invoice_whatever_stripe_answers(suite: &Suite) {
     futures::future::join_all(all).await;
 }
 
-async fn assert_one(shop: &Shop, ours: &invoices::Invoice, what: &str) {
+pub async fn assert_one(shop: &Shop, ours: &invoices::Invoice, what: &str) {
     let customers = shop.at_stripe("customers").await;
     assert_eq!(customers.len(), 1, "customers, {what}");
     assert_eq!(customers[0]["metadata"]["farebox_consumer"], shop.consumer.as_str());

@@ -1,0 +1,107 @@
+//! The push to Stripe killed at each step, with Stripe's own faults on top: one customer, one invoice, no line twice,
+//! totals equal.
+//!
+//! A lane for each step has a database of its own, so that only the process that is to die has work in it. What a
+//! process died over is carried on by the next ones, which die too, and finished by one that lives.
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use farebox_billing::{faults, stripe};
+use farebox_core::App;
+use farebox_core::config::Config;
+use serde_json::json;
+use tokio::process::Command;
+
+use crate::harness::{Suite, eventually, free_port};
+use crate::stripe::{Shop, assert_one};
+
+const SIGABRT: i32 = 6;
+const IN_TIME: Duration = Duration::from_secs(60);
+
+pub async fn killed_at_each_step_of_the_push(suite: &Suite) {
+    let lanes = [
+        ("customer", "/v1/customers"),
+        ("draft", "/v1/invoices"),
+        ("lines", "/v1/invoices/*/add_lines"),
+        ("finalize", "/v1/invoices/*/finalize"),
+    ];
+    let points: Vec<_> = faults::POINTS.iter().copied().filter(|point| point.starts_with("stripe.")).collect();
+    assert_eq!(points.len(), 17);
+    let lanes = lanes.map(|(lane, path)| {
+        let own: Vec<_> = points.iter().copied().filter(|point| point.split('.').nth(1) == Some(lane)).collect();
+        assert!(own.len() >= 4, "{lane}: {own:?}");
+        async move { die_and_recover(suite, lane, path, &own).await }
+    });
+    futures::future::join_all(lanes).await;
+}
+
+async fn die_and_recover(suite: &Suite, lane: &str, path: &str, points: &[&str]) {
+    let (app, database) = database_of_its_own(suite, lane).await;
+    let stripes_faults = [
+        json!({ "kind": "drop" }),
+        json!({ "kind": "error_before" }),
+        json!({ "kind": "conflict" }),
+        json!({ "kind": "rate_limit", "retry_after": 1 }),
+        json!({ "kind": "stored_error", "applied": true }),
+    ];
+    let mut shops = Vec::new();
+    for (point, fault) in points.iter().zip(stripes_faults.iter().cycle()) {
+        let shop = Shop::open(&app, &format!("kill-{lane}")).await;
+        shop.order("faults", json!({ "method": "POST", "path": path, "fault": fault })).await;
+        let invoice = shop.issue(0).await;
+        shop.connect().await;
+        billing_that_dies_at(suite, &app, point).await;
+        shops.push((shop, invoice, format!("killed at {point}, with {fault} at {path}")));
+    }
+    // One that lives finishes what all of them left, as soon as their leases have run out.
+    for (shop, invoice, what) in shops {
+        let ours = eventually(&format!("the push, {what}"), IN_TIME, || async {
+            stripe::workers::run_once(&app).await.expect("PostgreSQL");
+            Some(shop.invoice(&invoice).await).filter(|ours| ours.stripe_id.is_some())
+        })
+        .await;
+        assert_one(&shop, &ours, &what).await;
+    }
+    app.pg.close().await;
+    sqlx::query(sqlx::AssertSqlSafe(format!("DROP DATABASE \"{database}\" WITH (FORCE)")))
+        .execute(&suite.app.pg)
+        .await
+        .expect("PostgreSQL");
+}
+
+/// The suite's engines, with a fresh database.
+async fn database_of_its_own(suite: &Suite, lane: &str) -> (App, String) {
+    let name = format!("kill_{lane}_{}", uuid::Uuid::now_v7().simple());
+    sqlx::query(sqlx::AssertSqlSafe(format!("CREATE DATABASE \"{name}\""))).execute(&suite.app.pg).await.expect("PostgreSQL");
+    let mut config: Config = suite.app.config.as_ref().clone();
+    let mut address = url::Url::parse(&config.postgres.url).expect("an address");
+    address.set_path(&name);
+    config.postgres.url = address.into();
+    let app = App::connect(config).await.expect("connects");
+    app.migrate().await.expect("migrates");
+    (app, name)
+}
+
+async fn billing_that_dies_at(suite: &Suite, app: &App, point: &str) {
+    let log = std::fs::File::create(suite.data.join(format!("push-{point}.log"))).expect("a log");
+    let config: &Path = &suite.data.join("farebox.toml");
+    let mut process = Command::new(env!("CARGO_BIN_EXE_farebox"))
+        .arg("--config")
+        .arg(config)
+        .args(["serve", "--roles", "billing"])
+        .env("FAREBOX_HTTP__LISTEN", format!("127.0.0.1:{}", free_port().expect("a port")))
+        .env("FAREBOX_POSTGRES__URL", &app.config.postgres.url)
+        .env("FAREBOX_KILL_AT", point)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().expect("a log"))
+        .stderr(log)
+        .kill_on_drop(true)
+        .spawn()
+        .expect("farebox serve starts");
+    let status =
+        tokio::time::timeout(IN_TIME, process.wait()).await.unwrap_or_else(|_| panic!("it did not die at {point}")).expect("a status");
+    assert_eq!(status.signal(), Some(SIGABRT), "{point}");
+}
