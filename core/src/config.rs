@@ -1,7 +1,7 @@
 //! Configuration: `farebox.toml`, overridden by `FAREBOX_*` variables (`FAREBOX_POSTGRES__URL` sets `postgres.url`).
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
@@ -26,6 +26,22 @@ pub struct Http {
     pub listen: SocketAddr,
     /// The address people and Stripe reach this instance at, without a trailing slash.
     pub public_url: String,
+    /// A second listener, with TLS.
+    pub tls: Option<Tls>,
+}
+
+/// Where Farebox ends TLS itself. With `client_ca_file` a client must show a certificate that one of these authorities
+/// signed; which source it is, the tokens of kind `certificate` say.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    pub listen: SocketAddr,
+    /// PEM: the certificate, then those that signed it.
+    pub certificate_file: PathBuf,
+    /// PEM.
+    pub key_file: PathBuf,
+    /// PEM.
+    pub client_ca_file: Option<PathBuf>,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -44,7 +60,7 @@ pub struct ClickHouse {
     pub password: String,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Kafka {
     /// `host:port`, several separated by commas.
@@ -53,6 +69,14 @@ pub struct Kafka {
     pub prefix: String,
     pub partitions: i32,
     pub replication: i32,
+    /// Connect by TLS.
+    pub tls: bool,
+    /// PEM of the authorities that sign the brokers' certificates; the system's where empty.
+    pub ca: String,
+    /// `PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`; empty: no sign-in.
+    pub sasl_mechanism: String,
+    pub sasl_username: String,
+    pub sasl_password: String,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -63,6 +87,14 @@ pub struct Ingest {
     /// Largest single event.
     pub max_event_bytes: usize,
     pub max_events_per_batch: usize,
+    /// A directory on a local disk where events are kept when Kafka does not take them, until it does. Empty: such events
+    /// are refused with 503.
+    pub spool_dir: String,
+    /// Bytes kept there at most.
+    pub spool_max_bytes: u64,
+    /// Whether a source may name Kafka brokers of its own. Turn it off where workspaces belong to people who should not
+    /// reach the network that Farebox is in.
+    pub source_brokers: bool,
     /// Where to listen for syslog.
     pub syslog: Vec<Syslog>,
 }
@@ -112,7 +144,7 @@ pub struct Billing {
 
 impl Default for Http {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8080)), public_url: "http://localhost:8080".to_owned() }
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8080)), public_url: "http://localhost:8080".to_owned(), tls: None }
     }
 }
 
@@ -130,13 +162,31 @@ impl Default for ClickHouse {
 
 impl Default for Kafka {
     fn default() -> Self {
-        Self { brokers: String::new(), prefix: String::new(), partitions: 4, replication: 1 }
+        Self {
+            brokers: String::new(),
+            prefix: String::new(),
+            partitions: 4,
+            replication: 1,
+            tls: false,
+            ca: String::new(),
+            sasl_mechanism: String::new(),
+            sasl_username: String::new(),
+            sasl_password: String::new(),
+        }
     }
 }
 
 impl Default for Ingest {
     fn default() -> Self {
-        Self { max_body_bytes: 8 << 20, max_event_bytes: 256 << 10, max_events_per_batch: 10_000, syslog: Vec::new() }
+        Self {
+            max_body_bytes: 8 << 20,
+            max_event_bytes: 256 << 10,
+            max_events_per_batch: 10_000,
+            spool_dir: String::new(),
+            spool_max_bytes: 1 << 30,
+            source_brokers: true,
+            syslog: Vec::new(),
+        }
     }
 }
 
@@ -168,6 +218,7 @@ macro_rules! debug_without {
     };
 }
 debug_without!(Postgres: max_connections; url);
+debug_without!(Kafka: brokers, prefix, partitions, replication, tls, sasl_mechanism, sasl_username; sasl_password);
 debug_without!(ClickHouse: url, database, user; password);
 debug_without!(Billing: grace_minutes, stripe_url, stripe_calls_per_second; encryption_key);
 
@@ -227,6 +278,15 @@ impl Config {
         need(
             url::Url::parse(&self.http.public_url).is_ok() && !self.http.public_url.ends_with('/'),
             "http.public_url (FAREBOX_HTTP__PUBLIC_URL): an address without a trailing slash",
+        );
+        let mechanism = self.kafka.sasl_mechanism.as_str();
+        need(
+            mechanism.is_empty() || crate::kafka::MECHANISMS.contains(&mechanism),
+            "kafka.sasl_mechanism must be PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512, or empty",
+        );
+        need(
+            mechanism.is_empty() || !(self.kafka.sasl_username.is_empty() || self.kafka.sasl_password.is_empty()),
+            "kafka.sasl_username and kafka.sasl_password (FAREBOX_KAFKA__SASL_PASSWORD): who signs in by kafka.sasl_mechanism",
         );
         need(self.kafka.partitions > 0, "kafka.partitions must be at least 1");
         need(self.metering.insert_rows > 0, "metering.insert_rows must be at least 1");

@@ -31,8 +31,11 @@ async fn replay_or_run(app: &App, request: Request, next: Next) -> Result<Respon
     if key.is_empty() || key.len() > 255 {
         return Err(Problem::invalid_field("Idempotency-Key", "must have 1 to 255 visible ASCII characters"));
     }
-    let Some(token) = auth::token_of(request.headers()) else { return Ok(next.run(request).await) };
-    let workspace = app.tokens.verify(token).await?.workspace.clone();
+    let workspace = match (auth::verified(request.extensions()), auth::token_of(request.headers())) {
+        (Some(caller), _) => caller.workspace.clone(),
+        (None, Some(token)) => app.tokens.verify(token).await?.workspace.clone(),
+        (None, None) => return Ok(next.run(request).await),
+    };
 
     let (parts, body) = request.into_parts();
     let body = to_bytes(body, MAX_BODY).await.map_err(|_| Problem::too_large(MAX_BODY))?;

@@ -19,6 +19,9 @@ pub const DEAD_LETTERS: &str = "farebox.dead-letters.v1";
 /// Counts of gateway decisions: the second witness.
 pub const DECISIONS: &str = "farebox.decisions.v1";
 
+/// Ways to sign in.
+pub const MECHANISMS: [&str; 3] = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"];
+
 /// A cluster. Cheap to clone; clones share the producer.
 #[derive(Clone)]
 pub struct Kafka {
@@ -28,8 +31,7 @@ pub struct Kafka {
 
 impl Kafka {
     pub fn connect(config: &config::Kafka) -> anyhow::Result<Self> {
-        let producer = ClientConfig::new()
-            .set("bootstrap.servers", &config.brokers)
+        let producer = client_config(config)
             .set("enable.idempotence", "true")
             .set("acks", "all")
             .set("compression.type", "lz4")
@@ -50,28 +52,23 @@ impl Kafka {
 
     /// A consumer that commits only when told, and starts at the earliest offset when it has none.
     pub fn consumer<C: ConsumerContext + 'static>(&self, group: &str, context: C) -> Result<StreamConsumer<C>, KafkaError> {
-        self.consumer_config(group).create_with_context(context)
+        consumer_config(&self.config, &self.name(group)).create_with_context(context)
+    }
+
+    /// A consumer at another cluster, for the sources that have their own.
+    pub fn consumer_at<C: ConsumerContext + 'static>(
+        &self,
+        cluster: &config::Kafka,
+        group: &str,
+        context: C,
+    ) -> Result<StreamConsumer<C>, KafkaError> {
+        // Which protocol a foreign cluster speaks is not known; every one speaks the classic one.
+        consumer_config(cluster, &self.name(group)).set("group.protocol", "classic").create_with_context(context)
     }
 
     /// As [`Self::consumer`], polled by hand on a thread of its own, where rebalances may be waited for.
     pub fn base_consumer<C: ConsumerContext + 'static>(&self, group: &str, context: C) -> Result<BaseConsumer<C>, KafkaError> {
-        self.consumer_config(group).create_with_context(context)
-    }
-
-    fn consumer_config(&self, group: &str) -> ClientConfig {
-        let mut config = ClientConfig::new();
-        config
-            .set("bootstrap.servers", &self.config.brokers)
-            .set("group.id", self.name(group))
-            .set("group.protocol", "consumer")
-            .set("enable.auto.commit", "false")
-            .set("enable.auto.offset.store", "false")
-            .set("auto.offset.reset", "earliest")
-            // Memory stays bounded however far behind a consumer is.
-            .set("queued.max.messages.kbytes", "32768")
-            .set("fetch.message.max.bytes", "4194304")
-            .set("enable.partition.eof", "false");
-        config
+        consumer_config(&self.config, &self.name(group)).create_with_context(context)
     }
 
     /// Creates what is missing of `topics` (base names).
@@ -83,7 +80,7 @@ impl Kafka {
 
     /// As [`Self::create_topics`], for topics that are not ours and carry no prefix.
     pub async fn create_exact_topics(&self, topics: &[&str]) -> anyhow::Result<()> {
-        let admin: AdminClient<DefaultClientContext> = ClientConfig::new().set("bootstrap.servers", &self.config.brokers).create()?;
+        let admin: AdminClient<DefaultClientContext> = client_config(&self.config).create()?;
         let new: Vec<_> = topics
             .iter()
             .map(|name| NewTopic::new(name, self.config.partitions, TopicReplication::Fixed(self.config.replication)))
@@ -108,4 +105,42 @@ impl Kafka {
         let producer = self.producer.clone();
         tokio::task::spawn_blocking(move || producer.client().fetch_metadata(None, Duration::from_secs(1)).is_ok()).await.unwrap_or(false)
     }
+}
+
+/// What every client of a cluster needs: where it is, and how to sign in.
+fn client_config(cluster: &config::Kafka) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", &cluster.brokers);
+    let protocol = match (cluster.tls, cluster.sasl_mechanism.is_empty()) {
+        (false, true) => "plaintext",
+        (true, true) => "ssl",
+        (false, false) => "sasl_plaintext",
+        (true, false) => "sasl_ssl",
+    };
+    config.set("security.protocol", protocol);
+    if cluster.tls && !cluster.ca.is_empty() {
+        config.set("ssl.ca.pem", &cluster.ca);
+    }
+    if !cluster.sasl_mechanism.is_empty() {
+        config
+            .set("sasl.mechanism", &cluster.sasl_mechanism)
+            .set("sasl.username", &cluster.sasl_username)
+            .set("sasl.password", &cluster.sasl_password);
+    }
+    config
+}
+
+fn consumer_config(cluster: &config::Kafka, group: &str) -> ClientConfig {
+    let mut config = client_config(cluster);
+    config
+        .set("group.id", group)
+        .set("group.protocol", "consumer")
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("auto.offset.reset", "earliest")
+        // Memory stays bounded however far behind a consumer is.
+        .set("queued.max.messages.kbytes", "32768")
+        .set("fetch.message.max.bytes", "4194304")
+        .set("enable.partition.eof", "false");
+    config
 }

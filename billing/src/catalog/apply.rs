@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use farebox_core::clock;
 use farebox_core::ids::{ConsumerId, WorkspaceId};
 use farebox_core::period::floor_minute;
-use farebox_core::{audit_log, workspace};
+use farebox_core::{audit_log, intake_settings, workspace};
 use farebox_metering::{apis, consumers, formats, links, meters, sources};
 use serde::Serialize;
 use sqlx::{Connection, PgConnection};
@@ -66,6 +66,12 @@ async fn write(conn: &mut PgConnection, catalog: &Catalog, actor: &str) -> Resul
     {
         workspace::update_settings(conn, ws, catalog.currency, catalog.time_zone, &catalog.seller, &catalog.taxes).await?;
         applied.note("change", format!("settings of {}", workspace.name));
+    }
+    if let Some(after) = &catalog.intake
+        && intake_settings::of(conn, ws).await? != *after
+    {
+        intake_settings::set(conn, ws, after).await?;
+        applied.note("change", "what is taken in");
     }
     for format in &catalog.formats {
         let before = formats::upsert(conn, ws, format).await?;

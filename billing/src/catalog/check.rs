@@ -6,6 +6,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 use chrono_tz::Tz;
 use farebox_core::event;
 use farebox_core::field_map::FieldMap;
+use farebox_core::intake_settings::IntakeSettings;
 use farebox_core::money::{Currency, decimal};
 use farebox_core::source::FORMATS;
 use farebox_metering::apis::ApiVersion;
@@ -14,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::errors::{CatalogError, Errors};
 use super::plan::Reader;
-use super::raw::{At, RawAddress, RawBilling, RawCatalog, RawConsumer, RawMeter, RawPlan, RawSeller};
+use super::raw::{At, RawAddress, RawBilling, RawCatalog, RawConsumer, RawIntake, RawMeter, RawPlan, RawSeller};
 use crate::rating::PlanDefinition;
 use crate::rating::models::zero;
 use crate::revenue::missing_amounts;
@@ -30,6 +31,8 @@ pub struct Catalog {
     /// As stored with the workspace: name, address, tax_id, invoice_number_prefix.
     pub seller: Value,
     pub taxes: Value,
+    /// None: as it is.
+    pub intake: Option<IntakeSettings>,
     pub formats: Vec<FieldMap>,
     /// As they are unless given.
     pub billing: Option<BillingSettings>,
@@ -98,6 +101,7 @@ pub fn check(raw: &RawCatalog) -> Result<Catalog, Vec<CatalogError>> {
     let time_zone = errors.keep(zone, &raw.time_zone, "time_zone");
     let seller = raw.seller.as_ref().map_or_else(|| json!({}), |seller| self::seller(seller, &mut errors));
     let taxes = taxes(raw, &mut errors);
+    let intake = raw.intake.as_ref().map(|raw| intake(raw, &mut errors));
     let formats = super::formats::read(raw, &mut errors);
     let billing = raw.billing.as_ref().map(|billing| self::billing(billing, &mut errors));
     let sources = sources(raw, &mut errors);
@@ -118,6 +122,7 @@ pub fn check(raw: &RawCatalog) -> Result<Catalog, Vec<CatalogError>> {
             time_zone,
             seller,
             taxes,
+            intake,
             formats,
             billing,
             sources,
@@ -218,6 +223,25 @@ fn billing(raw: &RawBilling, errors: &mut Errors) -> BillingSettings {
             errors.at(days, "billing.late_days", "is 0 to 400");
         }
         settings.late_days = days.value;
+    }
+    settings
+}
+
+/// What is left out is the default.
+fn intake(raw: &RawIntake, errors: &mut Errors) -> IntakeSettings {
+    let default = IntakeSettings::default();
+    let value = |given: &Option<At<i32>>, default: i32| given.as_ref().map_or(default, |given| given.value);
+    let settings = IntakeSettings {
+        back_days: value(&raw.back_days, default.back_days),
+        ahead_minutes: value(&raw.ahead_minutes, default.ahead_minutes),
+        keep_rejected_days: value(&raw.keep_rejected_days, default.keep_rejected_days),
+    };
+    for error in settings.errors() {
+        let name = error.pointer.trim_start_matches('/').to_owned();
+        let given = [("back_days", &raw.back_days), ("ahead_minutes", &raw.ahead_minutes), ("keep_rejected_days", &raw.keep_rejected_days)];
+        if let Some(given) = given.iter().find(|(field, _)| *field == name).and_then(|(_, given)| given.as_ref()) {
+            errors.at(given, &format!("intake.{name}"), error.detail);
+        }
     }
     settings
 }

@@ -1,6 +1,7 @@
 //! The workspace, as the file that would make it.
 
 use farebox_core::ids::WorkspaceId;
+use farebox_core::intake_settings::{self, IntakeSettings};
 use farebox_core::workspace;
 use farebox_metering::{apis, consumers, formats, links, meters, sources};
 use serde::Serialize;
@@ -19,6 +20,8 @@ struct File {
     #[serde(skip_serializing_if = "Value::is_null")]
     seller: Value,
     taxes: Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    intake: Option<IntakeSettings>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     formats: Vec<Value>,
     #[serde(skip_serializing_if = "Value::is_null")]
@@ -40,6 +43,7 @@ pub async fn export(conn: &mut PgConnection, ws: &WorkspaceId) -> Result<String,
         time_zone: workspace.time_zone.name().to_owned(),
         seller: if workspace.seller.get("name").is_some() { workspace.seller } else { Value::Null },
         taxes: workspace.taxes,
+        intake: Some(intake_settings::of(conn, ws).await?).filter(|settings| *settings != IntakeSettings::default()),
         formats: Vec::new(),
         billing: match settings::of(conn, ws).await? {
             settings if settings == BillingSettings::default() => Value::Null,

@@ -19,6 +19,7 @@ pub struct RawCatalog {
     #[serde(default)]
     pub taxes: Vec<RawTax>,
     pub billing: Option<RawBilling>,
+    pub intake: Option<RawIntake>,
     #[serde(default)]
     pub formats: Vec<RawFormat>,
     #[serde(default)]
@@ -63,6 +64,14 @@ pub struct RawTax {
     pub per: Option<At<String>>,
     #[serde(default)]
     pub countries: Vec<At<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawIntake {
+    pub back_days: Option<At<i32>>,
+    pub ahead_minutes: Option<At<i32>>,
+    pub keep_rejected_days: Option<At<i32>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -19,8 +19,8 @@ use stripe_client_core::{RequestBuilder, StripeMethod};
 use tokio::time::Instant;
 
 use super::error::StripeError;
-use super::seal::Revealed;
 use super::verdict::{Signs, Verdict, judge};
+use farebox_core::seal::Revealed;
 
 /// Answers that take longer count as lost; Stripe's own libraries wait 80 s, its API answers within 30.
 const TIMEOUT: Duration = Duration::from_secs(30);

@@ -9,8 +9,8 @@ use farebox_core::workspace::WorkspaceError;
 use farebox_metering::MeteringError;
 
 use super::currency::AmountError;
-use super::seal::SealError;
 use crate::BillingError;
+use farebox_core::seal::SealError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum StripeError {

@@ -1,6 +1,6 @@
 //! Stripe collects what Farebox bills.
 //!
-//! A workspace gives its keys ([`settings`], sealed by [`seal`]). From then on every issued invoice with an amount to
+//! A workspace gives its keys ([`settings`], sealed by [`farebox_core::seal`]). From then on every issued invoice with an amount to
 //! collect is pushed by [`workers`]: [`customers`] makes the consumer a customer there, [`push`] creates a draft, adds all
 //! lines at once ([`bill`], in the units of [`currency`]), compares the totals ([`compare`]), and finalises it only when
 //! they are equal. Each request is first stored with its bytes and key and then sent through the [`client`] ([`outbox`]);
@@ -23,7 +23,6 @@ pub mod http;
 pub mod outbox;
 pub mod poll;
 pub mod push;
-pub mod seal;
 pub mod settings;
 pub mod signature;
 pub mod state;

@@ -9,7 +9,7 @@ use sqlx::PgConnection;
 
 use super::client::{Form, Stripe};
 use super::error::StripeError;
-use super::seal::{Purpose, Revealed, Vault};
+use farebox_core::seal::{Purpose, Revealed, Vault};
 
 /// How long the webhook secrets before the newest stay valid.
 const ROLL_OVER: TimeDelta = TimeDelta::hours(24);
@@ -58,7 +58,7 @@ pub async fn set(
     actor: &str,
 ) -> Result<(), StripeError> {
     let live = is_live(secret_key)?;
-    let sealed = Vault::new(config)?.seal(workspace, Purpose::SecretKey, secret_key);
+    let sealed = Vault::new(&config.encryption_key)?.seal(workspace, Purpose::StripeSecretKey, secret_key);
     sqlx::query!(
         "INSERT INTO stripe_settings (workspace_id, secret_key_sealed, live, key_hint, updated_at) VALUES ($1, $2, $3, $4, $5)
          ON CONFLICT (workspace_id) DO UPDATE SET secret_key_sealed = $2, live = $3, key_hint = $4, updated_at = $5",
@@ -88,7 +88,7 @@ pub async fn add_webhook_secret(
     workspace: &WorkspaceId,
     secret: &str,
 ) -> Result<(), StripeError> {
-    let (vault, now) = (Vault::new(config)?, clock::now());
+    let (vault, now) = (Vault::new(&config.encryption_key)?, clock::now());
     let fingerprint: [u8; 32] = Sha256::new().chain_update(workspace.as_str()).chain_update("|").chain_update(secret).finalize().into();
     sqlx::query!(
         "UPDATE stripe_webhook_secrets SET expires_at = $3 WHERE workspace_id = $1 AND fingerprint <> $2 AND expires_at IS NULL",
@@ -103,7 +103,7 @@ pub async fn add_webhook_secret(
          ON CONFLICT (workspace_id, fingerprint) DO UPDATE SET expires_at = NULL",
         workspace.as_str(),
         &fingerprint[..],
-        vault.seal(workspace, Purpose::WebhookSecret, secret),
+        vault.seal(workspace, Purpose::StripeWebhookSecret, secret),
         now
     )
     .execute(conn)
@@ -156,7 +156,7 @@ pub async fn stripe(app: &App, conn: &mut PgConnection, workspace: &WorkspaceId)
         .fetch_optional(conn)
         .await?
         .ok_or(StripeError::NotConfigured)?;
-    let key = Vault::new(&app.config.billing)?.open(workspace, Purpose::SecretKey, &row.secret_key_sealed)?;
+    let key = Vault::new(&app.config.billing.encryption_key)?.open(workspace, Purpose::StripeSecretKey, &row.secret_key_sealed)?;
     Ok(Stripe::new(app, workspace.clone(), key, row.live))
 }
 
@@ -169,8 +169,8 @@ pub async fn webhook_secrets(app: &App, conn: &mut PgConnection, workspace: &Wor
     )
     .fetch_all(conn)
     .await?;
-    let vault = Vault::new(&app.config.billing)?;
-    sealed.iter().map(|sealed| Ok(vault.open(workspace, Purpose::WebhookSecret, sealed)?)).collect()
+    let vault = Vault::new(&app.config.billing.encryption_key)?;
+    sealed.iter().map(|sealed| Ok(vault.open(workspace, Purpose::StripeWebhookSecret, sealed)?)).collect()
 }
 
 /// Asks Stripe whether it takes the key, before it is stored.

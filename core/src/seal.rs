@@ -3,8 +3,8 @@
 
 use chacha20poly1305::aead::{Aead, AeadCore, KeyInit, OsRng, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
-use farebox_core::config;
-use farebox_core::ids::WorkspaceId;
+
+use crate::ids::WorkspaceId;
 
 /// First byte of what is stored: which construction sealed it.
 const VERSION: u8 = 1;
@@ -21,8 +21,12 @@ pub enum SealError {
 /// What a secret is for; part of what it is bound to.
 #[derive(Debug, Clone, Copy)]
 pub enum Purpose {
-    SecretKey,
-    WebhookSecret,
+    StripeSecretKey,
+    StripeWebhookSecret,
+    /// With which a sender signs its calls.
+    SigningSecret,
+    /// Of a source's own Kafka cluster.
+    SourcePassword,
 }
 
 /// A secret in the clear. Debug never prints it.
@@ -55,8 +59,9 @@ impl std::fmt::Debug for Revealed {
 pub struct Vault(XChaCha20Poly1305);
 
 impl Vault {
-    pub fn new(config: &config::Billing) -> Result<Self, SealError> {
-        let key = hex::decode(&config.encryption_key).map_err(|_| SealError::BadKey)?;
+    /// `encryption_key`: 32 bytes in hex.
+    pub fn new(encryption_key: &str) -> Result<Self, SealError> {
+        let key = hex::decode(encryption_key).map_err(|_| SealError::BadKey)?;
         XChaCha20Poly1305::new_from_slice(&key).map(Self).map_err(|_| SealError::BadKey)
     }
 
@@ -78,8 +83,10 @@ impl Vault {
 
 fn bound_to(workspace: &WorkspaceId, purpose: Purpose) -> Vec<u8> {
     let purpose = match purpose {
-        Purpose::SecretKey => "stripe-secret-key",
-        Purpose::WebhookSecret => "stripe-webhook-secret",
+        Purpose::StripeSecretKey => "stripe-secret-key",
+        Purpose::StripeWebhookSecret => "stripe-webhook-secret",
+        Purpose::SigningSecret => "signing-secret",
+        Purpose::SourcePassword => "source-password",
     };
     format!("{workspace}|{purpose}").into_bytes()
 }
@@ -89,24 +96,24 @@ mod tests {
     use super::*;
 
     fn vault(key: &str) -> Vault {
-        Vault::new(&config::Billing { encryption_key: key.repeat(32), ..config::Billing::default() }).expect("a key")
+        Vault::new(&key.repeat(32)).expect("a key")
     }
 
     #[test]
     fn opens_only_for_its_workspace_purpose_and_key() {
         let (ours, theirs) = (WorkspaceId::new(), WorkspaceId::new());
-        let sealed = vault("a1").seal(&ours, Purpose::SecretKey, "sk_test_123");
-        let opened = vault("a1").open(&ours, Purpose::SecretKey, &sealed).expect("opens");
+        let sealed = vault("a1").seal(&ours, Purpose::StripeSecretKey, "sk_test_123");
+        let opened = vault("a1").open(&ours, Purpose::StripeSecretKey, &sealed).expect("opens");
         assert_eq!(opened.reveal(), "sk_test_123");
         let refused = Some(SealError::DoesNotOpen);
-        assert_eq!(vault("a1").open(&theirs, Purpose::SecretKey, &sealed).err(), refused);
-        assert_eq!(vault("a1").open(&ours, Purpose::WebhookSecret, &sealed).err(), refused);
-        assert_eq!(vault("b2").open(&ours, Purpose::SecretKey, &sealed).err(), refused);
+        assert_eq!(vault("a1").open(&theirs, Purpose::StripeSecretKey, &sealed).err(), refused);
+        assert_eq!(vault("a1").open(&ours, Purpose::StripeWebhookSecret, &sealed).err(), refused);
+        assert_eq!(vault("b2").open(&ours, Purpose::StripeSecretKey, &sealed).err(), refused);
         for at in 0..sealed.len() {
             let mut changed = sealed.clone();
             changed[at] ^= 1;
-            assert_eq!(vault("a1").open(&ours, Purpose::SecretKey, &changed).err(), refused, "byte {at}");
-            assert_eq!(vault("a1").open(&ours, Purpose::SecretKey, &sealed[..at]).err(), refused, "cut at {at}");
+            assert_eq!(vault("a1").open(&ours, Purpose::StripeSecretKey, &changed).err(), refused, "byte {at}");
+            assert_eq!(vault("a1").open(&ours, Purpose::StripeSecretKey, &sealed[..at]).err(), refused, "cut at {at}");
         }
     }
 
@@ -114,8 +121,8 @@ mod tests {
     fn the_same_secret_is_never_stored_alike_nor_in_the_clear() {
         let workspace = WorkspaceId::new();
         let (one, two) = (
-            vault("a1").seal(&workspace, Purpose::SecretKey, "sk_test_123"),
-            vault("a1").seal(&workspace, Purpose::SecretKey, "sk_test_123"),
+            vault("a1").seal(&workspace, Purpose::StripeSecretKey, "sk_test_123"),
+            vault("a1").seal(&workspace, Purpose::StripeSecretKey, "sk_test_123"),
         );
         assert_ne!(one, two);
         assert!(!one.windows(11).any(|part| part == b"sk_test_123"));
@@ -124,7 +131,6 @@ mod tests {
 
     #[test]
     fn a_bad_key_is_named() {
-        let config = config::Billing { encryption_key: "short".to_owned(), ..config::Billing::default() };
-        assert_eq!(Vault::new(&config).err(), Some(SealError::BadKey));
+        assert_eq!(Vault::new("short").err(), Some(SealError::BadKey));
     }
 }

@@ -1,4 +1,12 @@
 //! Who is calling: workspace tokens with scopes. (People's sessions are the portal's, consumers' keys `access`'s.)
+//!
+//! A program shows a token ([`Caller`]), signs its call ([`signature`]), or connects with a client certificate
+//! ([`certificate`]); [`tokens`] manages all three, [`http`] over the API.
+
+pub mod certificate;
+pub mod http;
+pub mod signature;
+pub mod tokens;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +21,9 @@ use crate::app::App;
 use crate::clock;
 use crate::ids::{TokenId, WorkspaceId};
 use crate::problem::Problem;
-use crate::secret::{self, Secret};
+use crate::secret;
+
+pub use tokens::{Kind, Limits, NewToken, TokenInfo, create_token, list_tokens, revoke_token};
 
 /// How long a token's look-up is trusted: a revoked one is refused within this time.
 const TRUST: Duration = Duration::from_secs(1);
@@ -58,10 +68,15 @@ pub struct Principal {
     pub token: TokenId,
     pub name: String,
     pub scopes: Vec<Scope>,
+    pub limits: Limits,
     expires_at: Option<DateTime<Utc>>,
 }
 
 impl Principal {
+    fn is_over(&self) -> bool {
+        self.expires_at.is_some_and(|at| clock::now() >= at)
+    }
+
     pub fn require(&self, scope: Scope) -> Result<(), Problem> {
         if self.scopes.contains(&scope) {
             return Ok(());
@@ -78,7 +93,7 @@ impl Principal {
 #[derive(Clone)]
 pub struct Tokens {
     pg: PgPool,
-    known: Cache<[u8; 32], Option<Arc<Principal>>>,
+    known: Cache<(Kind, [u8; 32]), Option<Arc<Principal>>>,
 }
 
 impl Tokens {
@@ -90,23 +105,29 @@ impl Tokens {
         if !secret::is_well_formed(token) {
             return Err(Problem::unauthorized("The token is mistyped or cut off: its checksum does not fit. Copy it again."));
         }
-        let hash = secret::hash(token);
-        let found = self.known.try_get_with(hash, look_up(&self.pg, hash)).await.map_err(|e: Arc<sqlx::Error>| {
+        let found = self.with_hash(Kind::Bearer, secret::hash(token)).await?;
+        found.ok_or_else(|| Problem::unauthorized("The token is unknown or was revoked. Create a new one."))
+    }
+
+    /// None when it is unknown or revoked.
+    async fn with_hash(&self, kind: Kind, hash: [u8; 32]) -> Result<Option<Arc<Principal>>, Problem> {
+        let found = self.known.try_get_with((kind, hash), look_up(&self.pg, kind, hash)).await.map_err(|e: Arc<sqlx::Error>| {
             tracing::warn!("a token could not be looked up: {e}");
             Problem::unavailable("Tokens cannot be checked right now. Try again.", 1)
         })?;
-        match found {
-            Some(principal) if principal.expires_at.is_none_or(|at| clock::now() < at) => Ok(principal),
-            Some(_) => Err(Problem::unauthorized("The token has expired. Create a new one.")),
-            None => Err(Problem::unauthorized("The token is unknown or was revoked. Create a new one.")),
+        if found.as_ref().is_some_and(|principal| principal.is_over()) {
+            return Err(Problem::unauthorized("The token has expired. Create a new one."));
         }
+        Ok(found)
     }
 }
 
-async fn look_up(pg: &PgPool, hash: [u8; 32]) -> Result<Option<Arc<Principal>>, sqlx::Error> {
+async fn look_up(pg: &PgPool, kind: Kind, hash: [u8; 32]) -> Result<Option<Arc<Principal>>, sqlx::Error> {
     let row = sqlx::query!(
-        "UPDATE tokens SET last_used_at = $2 WHERE hash = $1 AND revoked_at IS NULL RETURNING id, workspace_id, name, scopes, expires_at",
+        "UPDATE tokens SET last_used_at = $3 WHERE hash = $1 AND kind = $2 AND revoked_at IS NULL
+         RETURNING id, workspace_id, name, scopes, expires_at, requests_per_second, bytes_per_second, in_flight",
         &hash[..],
+        kind.as_str(),
         clock::now()
     )
     .fetch_optional(pg)
@@ -117,6 +138,11 @@ async fn look_up(pg: &PgPool, hash: [u8; 32]) -> Result<Option<Arc<Principal>>, 
             token: row.id.parse().ok()?,
             name: row.name,
             scopes: row.scopes.iter().filter_map(|s| Scope::parse(s)).collect(),
+            limits: Limits {
+                requests_per_second: row.requests_per_second,
+                bytes_per_second: row.bytes_per_second,
+                in_flight: row.in_flight,
+            },
             expires_at: row.expires_at,
         }))
     }))
@@ -134,72 +160,9 @@ pub struct LiveToken {
 pub async fn all_with_scope(conn: &mut PgConnection, scope: Scope) -> Result<Vec<LiveToken>, sqlx::Error> {
     sqlx::query_as!(
         LiveToken,
-        r#"SELECT hash, workspace_id AS "workspace: WorkspaceId", expires_at FROM tokens WHERE revoked_at IS NULL AND $1 = ANY (scopes)"#,
+        r#"SELECT hash, workspace_id AS "workspace: WorkspaceId", expires_at FROM tokens
+           WHERE kind = 'bearer' AND revoked_at IS NULL AND $1 = ANY (scopes)"#,
         scope.as_str()
-    )
-    .fetch_all(conn)
-    .await
-}
-
-/// Creates a token; the secret is returned once and never again.
-pub async fn create_token(
-    conn: &mut PgConnection,
-    workspace: &WorkspaceId,
-    name: &str,
-    scopes: &[Scope],
-    test_mode: bool,
-    expires_at: Option<DateTime<Utc>>,
-) -> Result<(TokenId, Secret), sqlx::Error> {
-    let secret = Secret::generate(if test_mode { "fbx_test_" } else { "fbx_live_" });
-    let id = TokenId::new();
-    let scopes: Vec<String> = scopes.iter().map(|s| s.as_str().to_owned()).collect();
-    sqlx::query!(
-        "INSERT INTO tokens (id, workspace_id, name, hint, hash, scopes, created_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-        id.as_str(),
-        workspace.as_str(),
-        name,
-        secret.hint(),
-        &secret.hash()[..],
-        &scopes,
-        clock::now(),
-        expires_at
-    )
-    .execute(conn)
-    .await?;
-    Ok((id, secret))
-}
-
-/// False when there is no such token, or it was revoked before.
-pub async fn revoke_token(conn: &mut PgConnection, workspace: &WorkspaceId, id: &TokenId) -> Result<bool, sqlx::Error> {
-    let done = sqlx::query!(
-        "UPDATE tokens SET revoked_at = $3 WHERE workspace_id = $1 AND id = $2 AND revoked_at IS NULL",
-        workspace.as_str(),
-        id.as_str(),
-        clock::now()
-    )
-    .execute(conn)
-    .await?;
-    Ok(done.rows_affected() == 1)
-}
-
-/// What may be shown of a token.
-#[derive(Debug, Clone)]
-pub struct TokenInfo {
-    pub id: TokenId,
-    pub name: String,
-    /// Its first and last characters.
-    pub hint: String,
-    pub created_at: DateTime<Utc>,
-    pub last_used_at: Option<DateTime<Utc>>,
-}
-
-/// Those that are not revoked, the newest first.
-pub async fn list_tokens(conn: &mut PgConnection, workspace: &WorkspaceId) -> Result<Vec<TokenInfo>, sqlx::Error> {
-    sqlx::query_as!(
-        TokenInfo,
-        r#"SELECT id AS "id: TokenId", name, hint, created_at, last_used_at FROM tokens
-           WHERE workspace_id = $1 AND revoked_at IS NULL ORDER BY created_at DESC, id DESC"#,
-        workspace.as_str()
     )
     .fetch_all(conn)
     .await
@@ -213,6 +176,15 @@ pub fn token_of(headers: &axum::http::HeaderMap) -> Option<&str> {
     headers.get(axum::http::header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ")
 }
 
+/// A caller whose signature or certificate was verified on the way in: what the layers leave for [`Caller`].
+#[derive(Debug, Clone)]
+struct Verified(Arc<Principal>);
+
+/// Who calls, where the layers have found it out.
+pub fn verified(extensions: &axum::http::Extensions) -> Option<&Arc<Principal>> {
+    extensions.get::<Verified>().map(|Verified(principal)| principal)
+}
+
 /// Extractor: the caller, verified. Check the scope with [`Principal::require`].
 #[derive(Debug, Clone)]
 pub struct Caller(pub Arc<Principal>);
@@ -220,6 +192,9 @@ pub struct Caller(pub Arc<Principal>);
 impl FromRequestParts<App> for Caller {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        if let Some(principal) = verified(&parts.extensions) {
+            return Ok(Self(principal.clone()));
+        }
         let token = token_of(&parts.headers)
             .ok_or_else(|| Problem::unauthorized("Send a workspace token as `Authorization: Bearer fbx_...` or `X-Farebox-Token`."))?;
         app.tokens.verify(token).await.map(Self)
