@@ -5,7 +5,7 @@
 //! [`farebox_core::App`] opens them, [`roles`] starts the rooms that this process is to run and stops them in order,
 //! [`web`] puts their routes under one address. [`up`] adds the engines, so that everything runs on one machine; and
 //! [`demo`] fills that with a business that has lived for three months. [`simulate`] makes traffic whose truth is
-//! known. The other files of [`cli`] are the commands a person types.
+//! known, and [`send`] follows a gateway's log file. The other files of [`cli`] are the commands a person types.
 #![forbid(unsafe_code)]
 
 pub mod cli;
@@ -14,6 +14,8 @@ pub mod gateway;
 pub mod instance;
 pub mod progress;
 pub mod roles;
+pub mod send;
 pub mod simulate;
+pub mod tls;
 pub mod up;
 pub mod web;

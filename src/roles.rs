@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+use crate::tls::{self, TlsListener};
 use crate::web;
 
 /// What a process does. All in one by default; each scales on its own as `farebox serve --roles ingest`.
@@ -53,6 +54,15 @@ pub async fn run(app: App, roles: &[Role], listener: TcpListener, stop: Cancella
     }
     let address = listener.local_addr()?;
     let router = web::router(&app, roles);
+    if let Some(tls) = &app.config.http.tls {
+        let listener = TlsListener::bind(tls, rooms_stop.clone()).await?;
+        info!(address = %tls.listen, "listening with TLS, {} client certificates", if tls.client_ca_file.is_some() { "and" } else { "without" });
+        let service = router.clone().layer(axum::middleware::from_fn(tls::introduce)).into_make_service_with_connect_info::<tls::Peer>();
+        let stop = rooms_stop.clone();
+        start(&mut rooms, "web with TLS", async move {
+            axum::serve(listener, service).with_graceful_shutdown(stop.cancelled_owned()).await.context("the HTTPS server failed")
+        });
+    }
     let web_stop = rooms_stop.clone();
     start(&mut rooms, "web", async move {
         let service = router.into_make_service_with_connect_info::<std::net::SocketAddr>();
@@ -108,6 +118,9 @@ async fn housekeeping(app: App, stop: CancellationToken) -> anyhow::Result<()> {
             _ = every.tick() => {
                 if let Err(cause) = farebox_core::idempotency::prune(&app.pg).await {
                     tracing::warn!("old idempotency keys stay for now: {cause}");
+                }
+                if let Err(cause) = farebox_core::auth::signature::prune(&app.pg).await {
+                    tracing::warn!("old signatures stay for now: {cause}");
                 }
             }
         }

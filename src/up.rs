@@ -80,7 +80,7 @@ pub async fn start(find: &Find, options: &Options, progress: Progress, stop: Can
     let base_url = format!("http://localhost:{}", listener.local_addr()?.port());
     let addresses = engines.addresses();
     let config = Config {
-        http: config::Http { listen: listener.local_addr()?, public_url: base_url.clone() },
+        http: config::Http { listen: listener.local_addr()?, public_url: base_url.clone(), ..Default::default() },
         postgres: config::Postgres { url: addresses.postgres_url.clone(), ..Default::default() },
         clickhouse: config::ClickHouse {
             url: addresses.clickhouse_url.clone(),

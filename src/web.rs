@@ -6,8 +6,8 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router, middleware};
-use farebox_core::App;
 use farebox_core::problem::{FieldError, Problem};
+use farebox_core::{App, auth};
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
@@ -45,15 +45,20 @@ pub fn router(app: &App, roles: &[Role]) -> Router {
     if roles.contains(&Role::Portal) {
         router = router.merge(farebox_portal::router(app.clone()));
     }
-    router.layer(CatchPanicLayer::custom(|panic: Box<dyn std::any::Any + Send>| {
-        let cause = panic.downcast_ref::<&str>().map(ToString::to_string).or_else(|| panic.downcast_ref::<String>().cloned());
-        Problem::internal(&cause.unwrap_or_else(|| "a handler panicked".to_owned())).into_response()
-    }))
+    // Who calls is found out before anything else is done with the call.
+    router
+        .layer(middleware::from_fn_with_state(app.clone(), auth::certificate::middleware))
+        .layer(middleware::from_fn_with_state(app.clone(), auth::signature::middleware))
+        .layer(CatchPanicLayer::custom(|panic: Box<dyn std::any::Any + Send>| {
+            let cause = panic.downcast_ref::<&str>().map(ToString::to_string).or_else(|| panic.downcast_ref::<String>().cloned());
+            Problem::internal(&cause.unwrap_or_else(|| "a handler panicked".to_owned())).into_response()
+        }))
 }
 
 /// Routes for gateways, routes of the management API, and the description of both.
 fn documented(app: &App, roles: &[Role]) -> (Router, Router, utoipa::openapi::OpenApi) {
-    let mut gateway = OpenApiRouter::with_openapi(Api::openapi());
+    // Tokens are answered beside the idempotent routes: their answers must not be kept.
+    let mut gateway = OpenApiRouter::with_openapi(Api::openapi()).merge(auth::http::router(app));
     let mut management = OpenApiRouter::new();
     for role in roles {
         match role {
@@ -82,7 +87,9 @@ async fn readyz(State(app): State<App>) -> Response {
         sqlx::query("SELECT 1").execute(&app.pg).await.is_ok()
     });
     let word = |ready: bool| if ready { "ready" } else { "does not answer" };
-    let status = if kafka && clickhouse && postgres { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let body = serde_json::json!({ "kafka": word(kafka), "clickhouse": word(clickhouse), "postgres": word(postgres) });
+    // What is acknowledged meanwhile is safe in the spool, where there is one.
+    let spooling = !kafka && farebox_ingest::spool::has_room();
+    let status = if (kafka || spooling) && clickhouse && postgres { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let body = serde_json::json!({ "kafka": if spooling { "does not answer; events are kept in the spool" } else { word(kafka) }, "clickhouse": word(clickhouse), "postgres": word(postgres) });
     (status, [(header::CACHE_CONTROL, "no-store")], Json(body)).into_response()
 }

@@ -6,19 +6,16 @@ use std::collections::HashSet;
 use chrono::{DateTime, TimeDelta, Utc};
 use farebox_core::event::{self, SpecVersion, UsageEvent};
 use farebox_core::ids::WorkspaceId;
+use farebox_core::intake_settings::{self, IntakeSettings};
 use farebox_core::{App, clock, source, workspace};
 
 use crate::formats::Draft;
 use crate::verdict::{Reason, Rejection};
 
-/// How far back an event may lie.
-pub const BACK: TimeDelta = TimeDelta::days(35);
-/// How far ahead, because clocks differ.
-pub const AHEAD: TimeDelta = TimeDelta::minutes(5);
-
-/// What a workspace permits beyond the ordinary window.
+/// What a workspace takes in.
 #[derive(Debug, Clone, Default)]
 pub struct Permissions {
+    pub window: IntakeSettings,
     /// Sources that may send older events.
     pub backfill: HashSet<String>,
     /// How far a test workspace's clock runs ahead.
@@ -26,12 +23,13 @@ pub struct Permissions {
 }
 
 impl Permissions {
-    /// Looked up only when an event lies outside the window, so that ordinary traffic never waits for PostgreSQL.
     pub async fn of(app: &App, workspace: &WorkspaceId) -> anyhow::Result<Self> {
         let mut conn = app.pg.acquire().await?;
         let sources = source::of_workspace(&mut conn, workspace).await?;
         let clock = workspace::by_id(&mut conn, workspace).await?.map(|w| w.clock).unwrap_or_default();
-        Ok(Self { backfill: sources.into_iter().filter(|s| s.backfill).map(|s| s.name).collect(), clock_ahead: clock.now() - clock::now() })
+        let window = intake_settings::of(&mut conn, workspace).await?;
+        let backfill = sources.into_iter().filter(|s| s.backfill).map(|s| s.name).collect();
+        Ok(Self { window, backfill, clock_ahead: clock.now() - clock::now() })
     }
 }
 
@@ -44,10 +42,6 @@ pub struct Arrival<'a> {
     pub received_at: DateTime<Utc>,
     /// The id when it carries none.
     pub fallback_id: &'a str,
-}
-
-pub fn is_in_window(time: DateTime<Utc>, received_at: DateTime<Utc>) -> bool {
-    time >= received_at - BACK && time <= received_at + AHEAD
 }
 
 pub fn admit(draft: Draft, arrival: &Arrival, permissions: &Permissions) -> Result<UsageEvent, Rejection> {
@@ -72,26 +66,18 @@ pub fn admit(draft: Draft, arrival: &Arrival, permissions: &Permissions) -> Resu
 }
 
 fn check_time(time: DateTime<Utc>, arrival: &Arrival, permissions: &Permissions, source: &str) -> Result<DateTime<Utc>, Rejection> {
-    if is_in_window(time, arrival.received_at) {
-        return Ok(time);
+    let IntakeSettings { back_days, ahead_minutes, .. } = permissions.window;
+    if time > arrival.received_at + permissions.clock_ahead + TimeDelta::minutes(ahead_minutes.into()) {
+        let detail = format!("The event's time is more than {ahead_minutes} minutes ahead. Check the sender's clock and the unit.");
+        return Err(Rejection::new(Reason::TimeInFuture, "/time", detail));
     }
-    if time > arrival.received_at + permissions.clock_ahead + AHEAD {
-        return Err(Rejection::new(
-            Reason::TimeInFuture,
-            "/time",
-            format!("The event's time is more than {} minutes ahead. Check the sender's clock and the unit.", AHEAD.num_minutes()),
-        ));
-    }
+    let is_old = time < arrival.received_at - TimeDelta::days(back_days.into());
     let may_backfill = permissions.backfill.contains(source) || permissions.backfill.contains(arrival.source);
-    if time < arrival.received_at - BACK && (!may_backfill || time < DateTime::UNIX_EPOCH + TimeDelta::days(3653)) {
-        return Err(Rejection::new(
-            Reason::TimeTooOld,
-            "/time",
-            format!(
-                "The event lies more than {} days back. If it is history, give its source `backfill: true` in the catalogue and replay.",
-                BACK.num_days()
-            ),
-        ));
+    if is_old && (!may_backfill || time < DateTime::UNIX_EPOCH + TimeDelta::days(3653)) {
+        let detail = format!(
+            "The event lies more than {back_days} days back. If it is history, give its source `backfill: true` in the catalogue and replay."
+        );
+        return Err(Rejection::new(Reason::TimeTooOld, "/time", detail));
     }
     Ok(time)
 }
@@ -139,10 +125,21 @@ mod tests {
         "2026-11-21T12:00:00Z".parse().expect("a time")
     }
 
+    const BACK: TimeDelta = TimeDelta::days(35);
+    const AHEAD: TimeDelta = TimeDelta::minutes(5);
+
     #[test]
     fn the_window_ends_exactly_where_it_says() {
         let ordinary = Permissions::default();
         let second = TimeDelta::seconds(1);
+        let narrow = Permissions {
+            window: IntakeSettings { back_days: 2, ahead_minutes: 0, ..IntakeSettings::default() },
+            ..Permissions::default()
+        };
+        assert!(judge(now() - TimeDelta::days(2), &narrow).is_ok());
+        assert_eq!(judge(now() - TimeDelta::days(2) - second, &narrow), Err(Reason::TimeTooOld));
+        assert!(judge(now(), &narrow).is_ok());
+        assert_eq!(judge(now() + second, &narrow), Err(Reason::TimeInFuture));
         assert!(judge(now() - BACK, &ordinary).is_ok());
         assert_eq!(judge(now() - BACK - second, &ordinary), Err(Reason::TimeTooOld));
         assert!(judge(now() + AHEAD, &ordinary).is_ok());

@@ -24,8 +24,12 @@ pub struct Which {
     pub reason: Option<String>,
     /// Only those that came through this source.
     pub source: Option<String>,
+    /// Only those with this text in the event as it came, its id, source or origin, or the detail.
+    pub text: Option<String>,
     /// Only those received at or after this time.
     pub since: Option<DateTime<Utc>>,
+    /// Only those received before this time.
+    pub until: Option<DateTime<Utc>>,
     /// Those too that a replay has brought in.
     #[serde(default)]
     pub with_resolved: bool,
@@ -39,7 +43,8 @@ pub struct Letter {
     pub id: String,
     pub source: String,
     pub format: String,
-    /// Where it stood: `http/<hash of the body>/<index>` or `kafka/<topic>/<partition>/<offset>/<timestamp>/<index>`.
+    /// Where it stood: `http/<hash of the body>/<index>`, `kafka/<topic>/<partition>/<offset>/<timestamp>/<index>`, or
+    /// `file/<file>/<offset>`.
     pub origin: String,
     pub received_at: DateTime<Utc>,
     pub reason: String,
@@ -98,7 +103,8 @@ pub async fn list(State(app): State<App>, caller: Caller, Query(which): Query<Wh
         None => return Err(bad_cursor()),
         Some((us, id)) => Some((us.parse::<i64>().map_err(|_| bad_cursor())?, id)),
     };
-    let filter = Filter { reason: which.reason, source: which.source, since: which.since, with_resolved: which.with_resolved };
+    let Which { reason, source, text, since, until, with_resolved, .. } = which;
+    let filter = Filter { reason, source, text, since, until, with_resolved };
     let one_more = u64::try_from(limit).unwrap_or(50) + 1;
     let letters = dead_letters::list(&app, &caller.0.workspace, &filter, one_more, after).await?;
     let rows: Vec<Letter> = letters.into_iter().map(Letter::from).collect();
@@ -125,8 +131,14 @@ pub async fn counts(State(app): State<App>, caller: Caller) -> Result<axum::Json
 pub struct ReplayRequest {
     /// Only those rejected for this reason.
     pub reason: Option<String>,
+    /// Only those that came through this source.
+    pub source: Option<String>,
+    /// Only those with this text in the event as it came, its id, source or origin, or the detail.
+    pub text: Option<String>,
     /// Only those received at or after this time.
     pub since: Option<DateTime<Utc>>,
+    /// Only those received before this time.
+    pub until: Option<DateTime<Utc>>,
 }
 
 /// Replay dead letters
@@ -139,7 +151,9 @@ pub struct ReplayRequest {
 pub async fn replay(State(app): State<App>, caller: Caller, Json(request): Json<ReplayRequest>) -> Result<axum::Json<Report>, Problem> {
     caller.0.require(Scope::Manage)?;
     known(request.reason.as_deref())?;
-    Ok(axum::Json(replay::replay(&app, &caller.0.workspace, request.reason.as_deref(), request.since).await?))
+    let ReplayRequest { reason, source, text, since, until } = request;
+    let filter = Filter { reason, source, text, since, until, with_resolved: false };
+    Ok(axum::Json(replay::replay(&app, &caller.0.workspace, &filter).await?))
 }
 
 #[derive(Debug, Deserialize, utoipa::IntoParams)]

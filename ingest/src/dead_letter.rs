@@ -25,7 +25,8 @@ pub struct DeadLetter {
     /// The source it came through.
     pub source: String,
     pub format: String,
-    /// `http/<hash of the body>/<index>` or `kafka/<topic>/<partition>/<offset>/<timestamp>/<index>`.
+    /// `http/<hash of the body>/<index>`, `kafka/<topic>/<partition>/<offset>/<timestamp>/<index>`, or
+    /// `file/<file>/<offset>`.
     pub origin: String,
     pub received_at: DateTime<Utc>,
     pub reason: String,

@@ -1,13 +1,14 @@
 //! Dead letters in ClickHouse: copied from their topic, listed, counted.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use anyhow::Context;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use clickhouse::Row;
-use farebox_core::App;
 use farebox_core::ids::WorkspaceId;
 use farebox_core::kafka::DEAD_LETTERS;
+use farebox_core::{App, intake_settings};
 use futures::{FutureExt, StreamExt};
 use rdkafka::Message;
 use rdkafka::consumer::{CommitMode, Consumer, DefaultConsumerContext, StreamConsumer};
@@ -39,10 +40,12 @@ pub(crate) struct LetterRow {
     truncated: bool,
     resolved: bool,
     version: u64,
+    #[serde(with = "clickhouse::serde::chrono::datetime")]
+    keep_until: DateTime<Utc>,
 }
 
-impl From<&DeadLetter> for LetterRow {
-    fn from(letter: &DeadLetter) -> Self {
+impl LetterRow {
+    fn new(letter: &DeadLetter, keep_days: i32) -> Self {
         // Microseconds since 1970 stay below 2^62 for longer than anyone plans; inverted, the first received is greatest.
         let received = u64::try_from(letter.received_at.timestamp_micros()).unwrap_or(0).min((1 << 62) - 1);
         let version = (u64::from(letter.resolved_at.is_some()) << 62) | ((1 << 62) - 1 - received);
@@ -62,11 +65,10 @@ impl From<&DeadLetter> for LetterRow {
             truncated: letter.truncated,
             resolved: letter.resolved_at.is_some(),
             version,
+            keep_until: letter.received_at + TimeDelta::days(keep_days.into()),
         }
     }
-}
 
-impl LetterRow {
     pub(crate) fn into_letter(self) -> Option<DeadLetter> {
         Some(DeadLetter {
             id: self.id.parse().ok()?,
@@ -117,9 +119,10 @@ async fn copy(app: &App, stop: &CancellationToken) -> anyhow::Result<()> {
             letters.push(parse(next.payload()));
             seen.push(next);
         }
+        let keep_days = keep_days(app, letters.iter().flatten().map(|l| &l.workspace)).await?;
         let mut insert = app.clickhouse.insert::<LetterRow>("dead_letters").await?;
         for letter in letters.iter().flatten() {
-            insert.write(&LetterRow::from(letter)).await?;
+            insert.write(&LetterRow::new(letter, keep_days[&letter.workspace])).await?;
         }
         insert.end().await?;
         // After the insert: read twice, a letter replaces itself.
@@ -128,6 +131,17 @@ async fn copy(app: &App, stop: &CancellationToken) -> anyhow::Result<()> {
         }
         consumer.commit_consumer_state(CommitMode::Async)?;
     }
+}
+
+async fn keep_days(app: &App, workspaces: impl Iterator<Item = &WorkspaceId>) -> anyhow::Result<HashMap<WorkspaceId, i32>> {
+    let mut conn = app.pg.acquire().await?;
+    let mut days = HashMap::new();
+    for workspace in workspaces {
+        if !days.contains_key(workspace) {
+            days.insert(workspace.clone(), intake_settings::of(&mut conn, workspace).await?.keep_rejected_days);
+        }
+    }
+    Ok(days)
 }
 
 fn parse(payload: Option<&[u8]>) -> Option<DeadLetter> {
@@ -145,7 +159,12 @@ fn parse(payload: Option<&[u8]>) -> Option<DeadLetter> {
 pub struct Filter {
     pub reason: Option<String>,
     pub source: Option<String>,
+    /// In the event as it came, its id, source or origin, or the detail; upper and lower case alike.
+    pub text: Option<String>,
+    /// Received at or after.
     pub since: Option<DateTime<Utc>>,
+    /// Received before.
+    pub until: Option<DateTime<Utc>>,
     /// Those that a replay has brought in, too.
     pub with_resolved: bool,
 }
@@ -163,8 +182,10 @@ pub async fn list(
         .clickhouse
         .query(
             "SELECT ?fields FROM dead_letters FINAL
-             WHERE workspace = ? AND (reason = ? OR ? = '') AND (source = ? OR ? = '') AND (resolved <= ?)
-               AND toUnixTimestamp64Micro(received_at) >= ? AND (toUnixTimestamp64Micro(received_at), id) < (?, ?)
+             WHERE workspace = ? AND (reason = ? OR ? = '') AND (source = ? OR ? = '') AND (resolved <= ?) AND keep_until > now()
+               AND toUnixTimestamp64Micro(received_at) >= ? AND toUnixTimestamp64Micro(received_at) < ?
+               AND (? = '' OR arrayExists(t -> positionCaseInsensitive(t, ?) > 0, [tryBase64Decode(body), event_id, event_source, origin, detail]))
+               AND (toUnixTimestamp64Micro(received_at), id) < (?, ?)
              ORDER BY received_at DESC, id DESC LIMIT ?",
         )
         .bind(workspace.as_str())
@@ -174,6 +195,9 @@ pub async fn list(
         .bind(filter.source.as_deref().unwrap_or_default())
         .bind(u8::from(filter.with_resolved))
         .bind(filter.since.map_or(0, |t| t.timestamp_micros()))
+        .bind(filter.until.map_or(i64::MAX, |t| t.timestamp_micros()))
+        .bind(filter.text.as_deref().unwrap_or_default())
+        .bind(filter.text.as_deref().unwrap_or_default())
         .bind(after_us)
         .bind(after_id)
         .bind(limit)
@@ -199,7 +223,7 @@ pub async fn counts(app: &App, workspace: &WorkspaceId) -> Result<Vec<LetterCoun
     app.clickhouse
         .query(
             "SELECT source, format, reason, count() AS n, countIf(NOT resolved) AS outstanding FROM dead_letters FINAL
-             WHERE workspace = ? GROUP BY source, format, reason ORDER BY source, format, reason",
+             WHERE workspace = ? AND keep_until > now() GROUP BY source, format, reason ORDER BY source, format, reason",
         )
         .bind(workspace.as_str())
         .fetch_all()

@@ -2,8 +2,8 @@
 //! [`DEAD_LETTERS`], and nothing is acknowledged before Kafka has acknowledged it.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -18,10 +18,11 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 
-use crate::admit::{Arrival, Permissions, admit, is_in_window};
+use crate::admit::{Arrival, Permissions, admit};
 use crate::dead_letter::DeadLetter;
 use crate::formats::{Draft, Format};
 use crate::known::{Known, Registered};
+use crate::spool::{self, Spool};
 use crate::tally;
 use crate::verdict::{Reason, Rejection};
 
@@ -32,11 +33,17 @@ const AT_ONCE: usize = 10_000;
 /// How long Kafka may take to acknowledge before the sender is told to try again.
 const ACKNOWLEDGE_WITHIN: Duration = Duration::from_secs(8);
 
+/// How long a look-up of what a workspace takes in is trusted.
+const TRUST: Duration = Duration::from_secs(1);
+const LOOK_UP_WITHIN: Duration = Duration::from_secs(2);
+
 #[derive(Clone)]
 pub struct Intake {
     pub app: App,
     pub budget: Arc<Semaphore>,
     known: Arc<Known>,
+    permissions: Arc<Mutex<HashMap<WorkspaceId, (Instant, Arc<Permissions>)>>>,
+    may_spool: bool,
 }
 
 /// A record, decoded.
@@ -114,7 +121,13 @@ impl From<Unavailable> for Problem {
 
 impl Intake {
     pub fn new(app: &App) -> Self {
-        Self { app: app.clone(), budget: Arc::new(Semaphore::new(IN_FLIGHT_KIB)), known: Arc::new(Known::new(app.pg.clone())) }
+        Self {
+            app: app.clone(),
+            budget: Arc::new(Semaphore::new(IN_FLIGHT_KIB)),
+            known: Arc::new(Known::new(app.pg.clone())),
+            permissions: Arc::default(),
+            may_spool: false,
+        }
     }
 
     /// The sources and formats of a workspace.
@@ -125,10 +138,17 @@ impl Intake {
         })
     }
 
+    /// Uses the spool while Kafka is away. For senders that wait for an answer; who reads from Kafka waits for Kafka.
+    #[must_use]
+    pub fn with_spool(mut self) -> Self {
+        self.may_spool = true;
+        self
+    }
+
     /// Judges every record and makes the verdicts durable.
     pub async fn take(&self, batch: Batch<'_>) -> Result<Receipt, Unavailable> {
         let (workspace, source, format) = (batch.workspace.clone(), batch.source.to_owned(), batch.format.clone());
-        let permissions = self.permissions(&batch).await?;
+        let permissions = self.permissions(&workspace).await?;
         let judged = judge(batch, &permissions);
         self.write(&judged.events, &judged.dead_letters).await?;
         tally::add(&workspace, &source, &format, "accepted", judged.events.len());
@@ -139,31 +159,58 @@ impl Intake {
         Ok(judged.receipt)
     }
 
-    async fn permissions(&self, batch: &Batch<'_>) -> Result<Permissions, Unavailable> {
-        let outside = |read: &Read| {
-            let time = read.decoded.as_ref().ok().and_then(|draft| draft.time);
-            time.is_some_and(|time| !is_in_window(time, batch.received_at))
-        };
-        if !batch.records.iter().any(outside) {
-            return Ok(Permissions::default());
+    /// What was known a second ago will do; what was known before, while PostgreSQL is away.
+    async fn permissions(&self, workspace: &WorkspaceId) -> Result<Arc<Permissions>, Unavailable> {
+        let known = self.permissions.lock().unwrap_or_else(PoisonError::into_inner).get(workspace).cloned();
+        if let Some((at, permissions)) = &known
+            && at.elapsed() < TRUST
+        {
+            return Ok(permissions.clone());
         }
-        Permissions::of(&self.app, batch.workspace).await.map_err(|e| {
-            tracing::warn!("events outside the ordinary window wait, because permissions cannot be looked up: {e:#}");
-            Unavailable("permissions cannot be looked up".to_owned())
-        })
+        let looked_up = tokio::time::timeout(LOOK_UP_WITHIN, Permissions::of(&self.app, workspace)).await;
+        let permissions = match (looked_up, known) {
+            (Ok(Ok(permissions)), _) => Arc::new(permissions),
+            (_, Some((_, stale))) => stale,
+            (failed, None) => {
+                tracing::warn!("events wait, because what their workspace takes in cannot be looked up: {failed:?}");
+                return Err(Unavailable("what the workspace takes in cannot be looked up".to_owned()));
+            }
+        };
+        let mut all = self.permissions.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(workspace.clone(), (Instant::now(), permissions.clone()));
+        Ok(permissions)
     }
 
-    /// Returns when Kafka has acknowledged every one.
+    /// Returns when Kafka has acknowledged every one, or the spool has them on disk.
     pub async fn write(&self, events: &[UsageEvent], dead_letters: &[DeadLetter]) -> Result<(), Unavailable> {
         let (events_topic, dead_topic) = (self.app.kafka.name(EVENTS), self.app.kafka.name(DEAD_LETTERS));
         let mut messages = Vec::with_capacity(events.len() + dead_letters.len());
         for event in events {
-            messages.push((events_topic.as_str(), kafka_key(event), to_json(event)));
+            messages.push(Message { topic: events_topic.clone(), key: kafka_key(event), payload: to_json(event) });
         }
         for letter in dead_letters {
-            messages.push((dead_topic.as_str(), format!("{}/{}", letter.workspace, letter.id), to_json(letter)));
+            let key = format!("{}/{}", letter.workspace, letter.id);
+            messages.push(Message { topic: dead_topic.clone(), key, payload: to_json(letter) });
         }
-        produce(&self.app.kafka.producer, &messages).await
+        let Some(spool) = self.spool() else { return produce(&self.app.kafka.producer, &messages).await };
+        if !spool.is_kafka_away() {
+            match produce(&self.app.kafka.producer, &messages).await {
+                Ok(()) => return Ok(()),
+                Err(unavailable) => {
+                    tracing::warn!("events go to the spool until Kafka takes them: {unavailable}");
+                    spool.kafka_is_away();
+                }
+            }
+        }
+        // Some of them may be in Kafka all the same: they have the same identity there.
+        tokio::task::spawn_blocking(move || spool.append(&messages))
+            .await
+            .map_err(|e| Unavailable(e.to_string()))?
+            .map_err(|e| Unavailable(format!("{e:#}")))
+    }
+
+    fn spool(&self) -> Option<Arc<Spool>> {
+        if self.may_spool { spool::spool().cloned() } else { None }
     }
 }
 
@@ -171,17 +218,25 @@ fn to_json<T: serde::Serialize>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).expect("texts, numbers and maps with text keys always serialise")
 }
 
-/// Sends all (topic, key, payload) and waits for every acknowledgement.
-pub(crate) async fn produce(producer: &FutureProducer, messages: &[(&str, String, Vec<u8>)]) -> Result<(), Unavailable> {
+/// For Kafka.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Message {
+    pub topic: String,
+    pub key: String,
+    pub payload: Vec<u8>,
+}
+
+/// Sends all and waits for every acknowledgement.
+pub(crate) async fn produce(producer: &FutureProducer, messages: &[Message]) -> Result<(), Unavailable> {
     for some in messages.chunks(AT_ONCE) {
         produce_at_once(producer, some).await?;
     }
     Ok(())
 }
 
-async fn produce_at_once(producer: &FutureProducer, messages: &[(&str, String, Vec<u8>)]) -> Result<(), Unavailable> {
+async fn produce_at_once(producer: &FutureProducer, messages: &[Message]) -> Result<(), Unavailable> {
     let mut deliveries = Vec::with_capacity(messages.len());
-    for (topic, key, payload) in messages {
+    for Message { topic, key, payload } in messages {
         let record = FutureRecord::to(topic).key(key.as_str()).payload(payload.as_slice());
         // A full queue is not waited for: the sender is told to come again, so memory stays bounded.
         let delivery = producer.send_result(record).map_err(|(error, _)| Unavailable(format!("Kafka takes no more: {error}")))?;

@@ -6,7 +6,8 @@
 //! it may come in and gives it its identity, and [`intake`] writes what was decided: accepted events to the event topic,
 //! rejected ones ([`verdict`]) with their original bytes to the dead-letter topic. Only when Kafka has acknowledged
 //! both is the sender told, or the offset committed. [`dead_letters`] copies rejected events to ClickHouse, where they
-//! can be seen and counted, and [`replay`] brings them in after a fix. [`tally`] counts verdicts for people.
+//! can be seen and counted, and [`replay`] brings them in after a fix. [`tally`] counts verdicts for people. [`limits`]
+//! bound what one token sends, and a [`spool`] on a local disk, where one is configured, takes what Kafka does not.
 #![forbid(unsafe_code)]
 
 pub mod admit;
@@ -22,10 +23,14 @@ mod gateways;
 mod grpc;
 pub mod intake;
 mod known;
+mod limits;
 mod logs;
 mod place;
 pub mod records;
 pub mod replay;
+mod settings;
+pub mod source_kafka;
+pub mod spool;
 pub mod syslog;
 pub mod tally;
 mod topics;
@@ -53,8 +58,10 @@ pub fn router(app: &App) -> OpenApiRouter {
         .routes(routes!(console::counts))
         .routes(routes!(console::replay))
         .routes(routes!(console::verdicts))
+        .routes(routes!(settings::show, settings::change))
+        .routes(routes!(source_kafka::show, source_kafka::connect, source_kafka::disconnect))
         .layer(from_fn_with_state(app.clone(), farebox_core::idempotency::middleware));
-    let intake = Arc::new(Intake::new(app));
+    let intake = Arc::new(Intake::new(app).with_spool());
     OpenApiRouter::new()
         .routes(routes!(events::post))
         .routes(routes!(gateways::post))
@@ -62,6 +69,7 @@ pub fn router(app: &App) -> OpenApiRouter {
         .layer(DefaultBodyLimit::disable())
         .layer(Extension(intake.clone()))
         .merge(grpc::router(app, intake))
+        .layer(from_fn_with_state(app.clone(), limits::middleware))
         .merge(management)
         .with_state(app.clone())
 }
@@ -69,6 +77,7 @@ pub fn router(app: &App) -> OpenApiRouter {
 /// Reads the topics of sources, listens for syslog, copies dead letters, and keeps the counts. After `stop`, returns once what was under
 /// way is safe.
 pub async fn run(app: App, stop: CancellationToken) -> anyhow::Result<()> {
+    let spool = spool::open(&app.config.ingest)?.map(|spool| tokio::spawn(spool::run(spool, app.clone(), stop.clone())));
     let intake = Arc::new(Intake::new(&app));
     let topics = tokio::spawn(topics::run(intake.clone(), stop.clone()));
     let syslog = syslog::run(intake, &stop).await?;
@@ -90,6 +99,9 @@ pub async fn run(app: App, stop: CancellationToken) -> anyhow::Result<()> {
     topics.await?;
     syslog.await?;
     letters.await?;
+    if let Some(spool) = spool {
+        spool.await?;
+    }
     tally::flush(&app).await?;
     Ok(())
 }

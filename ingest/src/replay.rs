@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, Utc};
 use farebox_core::ids::WorkspaceId;
 use farebox_core::{App, clock};
 use serde::{Deserialize, Serialize};
@@ -48,12 +47,12 @@ impl From<ReplayError> for farebox_core::problem::Problem {
     }
 }
 
-/// Replays the outstanding dead letters, those with `reason` and received since `since` where given.
-pub async fn replay(app: &App, workspace: &WorkspaceId, reason: Option<&str>, since: Option<DateTime<Utc>>) -> Result<Report, ReplayError> {
+/// Replays the outstanding dead letters that `filter` names.
+pub async fn replay(app: &App, workspace: &WorkspaceId, filter: &Filter) -> Result<Report, ReplayError> {
     let intake = Intake::new(app);
     let permissions = Permissions::of(app, workspace).await.map_err(ReplayError::Permissions)?;
     let formats = intake.known(workspace).await?;
-    let filter = Filter { reason: reason.map(str::to_owned), since, ..Filter::default() };
+    let filter = Filter { with_resolved: false, ..filter.clone() };
     let mut report = Report::default();
     let mut after: Option<(i64, String)> = None;
     loop {

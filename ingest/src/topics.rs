@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::formats::Format;
 use crate::intake::{Batch, Intake, Read, received_now};
-use crate::{binary, records};
+use crate::{binary, records, source_kafka};
 
 /// How often the list of sources is read: a new source is picked up within this time.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -39,23 +39,22 @@ pub async fn run(intake: Arc<Intake>, stop: CancellationToken) {
     while !stop.is_cancelled() {
         match sources(&intake, &mut told).await {
             Err(error) => tracing::warn!("the list of sources cannot be read; those known are read on: {error:#}"),
-            Ok(sources) => {
-                readers.retain(|id, reader| {
-                    let stays = sources
-                        .iter()
-                        .any(|(s, format)| s.id == *id && s.kafka_topic == reader.source.kafka_topic && *format == reader.format);
+            Ok(topics) => {
+                readers.retain(|_, reader| {
+                    let stays = topics.contains(&reader.topic);
                     if !stays {
                         reader.stop.cancel();
                     }
                     stays && !reader.task.is_finished()
                 });
-                for (source, format) in sources {
-                    if readers.contains_key(&source.id) {
+                for topic in topics {
+                    let id = topic.source.id.clone();
+                    if readers.contains_key(&id) {
                         continue;
                     }
                     let stop = stop.child_token();
-                    let task = tokio::spawn(read_source(intake.clone(), source.clone(), format.clone(), stop.clone()));
-                    readers.insert(source.id.clone(), Reader { source, format, stop, task });
+                    let task = tokio::spawn(read_source(intake.clone(), topic.source.clone(), topic.format.clone(), stop.clone()));
+                    readers.insert(id, Reader { topic, stop, task });
                 }
             }
         }
@@ -70,30 +69,39 @@ pub async fn run(intake: Arc<Intake>, stop: CancellationToken) {
 }
 
 struct Reader {
-    source: Source,
-    format: Format,
+    topic: Topic,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
 
+/// What is read, how, and where: another version of the connection to a source's own cluster is another topic.
+#[derive(PartialEq)]
+struct Topic {
+    source: Source,
+    format: Format,
+    connection: Option<DateTime<Utc>>,
+}
+
 /// Those that have a topic, with the format that they are read in. What cannot be read is told once.
-async fn sources(intake: &Intake, told: &mut HashSet<SourceId>) -> anyhow::Result<Vec<(Source, Format)>> {
-    let all = {
+async fn sources(intake: &Intake, told: &mut HashSet<SourceId>) -> anyhow::Result<Vec<Topic>> {
+    let (all, connections) = {
         let mut conn = intake.app.pg.acquire().await?;
-        source::all(&mut conn).await?
+        let connections: HashMap<_, _> = source_kafka::versions(&mut conn).await?.into_iter().collect();
+        (source::all(&mut conn).await?, connections)
     };
     let ours = [EVENTS, DEAD_LETTERS, DECISIONS].map(|topic| intake.app.kafka.name(topic));
     let mut readable = Vec::new();
     for source in all {
         let Some(topic) = &source.kafka_topic else { continue };
-        if ours.contains(topic) {
+        let connection = connections.get(source.id.as_str()).copied();
+        if connection.is_none() && ours.contains(topic) {
             if told.insert(source.id.clone()) {
                 tracing::warn!(source = %source.name, %topic, "a source's topic is not read: it is Farebox's own");
             }
             continue;
         }
         match intake.known(&source.workspace).await?.format(&source.format) {
-            Some(format) => readable.push((source, format)),
+            Some(format) => readable.push(Topic { source, format, connection }),
             None => {
                 if told.insert(source.id.clone()) {
                     tracing::warn!(source = %source.name, format = %source.format, "a source's topic is not read: its format is not known");
@@ -121,10 +129,15 @@ async fn read_source(intake: Arc<Intake>, source: Source, format: Format, stop: 
 }
 
 async fn read_topic(intake: &Intake, source: &Source, topic: &str, format: &Format, stop: &CancellationToken) -> anyhow::Result<()> {
-    // A gateway usually makes its topic; where it does not, or comes later, it is made here.
-    intake.app.kafka.create_exact_topics(&[topic]).await?;
     let group = format!("farebox.source.{}", source.id);
-    let consumer: StreamConsumer = intake.app.kafka.consumer(&group, DefaultConsumerContext)?;
+    let consumer: StreamConsumer = match source_kafka::cluster(&intake.app, source).await? {
+        Some(cluster) => intake.app.kafka.consumer_at(&cluster, &group, DefaultConsumerContext)?,
+        None => {
+            // A gateway usually makes its topic; where it does not, or comes later, it is made here.
+            intake.app.kafka.create_exact_topics(&[topic]).await?;
+            intake.app.kafka.consumer(&group, DefaultConsumerContext)?
+        }
+    };
     consumer.subscribe(&[topic])?;
     while let Some(messages) = next_messages(&consumer, stop).await? {
         let received_at = received_now();

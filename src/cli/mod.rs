@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 
 use crate::instance::Find;
 use crate::roles::{self, Role};
-use crate::{demo, simulate, up};
+use crate::{demo, send, simulate, up};
 
 /// API monetization and analytics: every request counted exactly once, every number traced back to the requests
 /// behind it.
@@ -50,6 +50,8 @@ enum Command {
     /// Meters, plans and APIs as code.
     #[command(subcommand)]
     Catalog(catalog::Command),
+    /// A gateway's log file into Farebox, through rotations, restarts and outages.
+    Send(send::Options),
     /// Traffic whose truth is known, with duplicates, late and malformed events at given shares.
     Simulate(simulate::Options),
     /// Send dead letters through ingest again, after a fix. Harmless to repeat.
@@ -108,6 +110,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         }
         Command::Check => check(&cli.config).await,
         Command::Catalog(command) => catalog::run(&find.instance()?, command).await,
+        Command::Send(options) => send::run(&find.instance()?, &options, roles::stop_on_signal()?).await,
         Command::Simulate(options) => simulate::run(&find.instance()?, &options).await,
         Command::Replay(command) => letters::replay(&find.instance()?, &command).await,
         Command::Rate(command) => closing::rate(&command),
