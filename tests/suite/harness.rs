@@ -29,7 +29,7 @@ pub const SYSLOG_WORKSPACE: &str = "formats/test";
 /// A `farebox up` of its own, in a directory of its own.
 pub struct Up {
     process: Child,
-    data: PathBuf,
+    pub data: PathBuf,
     port: u16,
 }
 
@@ -161,4 +161,70 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, limit: Dur
         assert!(tokio::time::Instant::now() < deadline, "{what} did not come true within {} seconds", limit.as_secs());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// A `farebox serve` of its own on the engines of a data directory: some roles, with a configuration that differs where told.
+pub struct Served {
+    process: Child,
+    pub base_url: String,
+    port: u16,
+    settings: Vec<(String, String)>,
+    config: PathBuf,
+    log: PathBuf,
+}
+
+impl Served {
+    /// `settings` as in the environment, such as `("FAREBOX_INGEST__SPOOL_DIR", "/x")`.
+    pub async fn start(data: &Path, name: &str, roles: &str, settings: &[(&str, String)]) -> Self {
+        let port = free_port().expect("a port");
+        let log = data.join(format!("{name}.log"));
+        let config = data.join("farebox.toml");
+        let mut settings: Vec<_> = settings.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        settings.push(("FAREBOX_HTTP__LISTEN".to_owned(), format!("127.0.0.1:{port}")));
+        // Its ports are the suite's.
+        settings.push(("FAREBOX_INGEST__SYSLOG".to_owned(), "[]".to_owned()));
+        settings.push(("ROLES".to_owned(), roles.to_owned()));
+        let process = serve(&config, &log, &settings);
+        let served = Self { process, base_url: format!("http://127.0.0.1:{port}"), port, settings, config, log };
+        served.until_it_listens().await;
+        served
+    }
+
+    pub async fn kill(&mut self) {
+        self.process.kill().await.expect("it ran");
+    }
+
+    /// SIGTERM; returns its exit code, when it ends in time.
+    pub async fn terminate(&mut self) -> Option<i32> {
+        let pid = self.process.id().expect("it runs");
+        Command::new("kill").arg(pid.to_string()).status().await.expect("kill runs");
+        tokio::time::timeout(Duration::from_secs(30), self.process.wait()).await.ok()?.ok()?.code()
+    }
+
+    pub async fn restart(&mut self) {
+        self.process = serve(&self.config, &self.log, &self.settings);
+        self.until_it_listens().await;
+    }
+
+    async fn until_it_listens(&self) {
+        eventually(&format!("`farebox serve` listens (see {})", self.log.display()), START, || async {
+            tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await.ok()
+        })
+        .await;
+    }
+}
+
+fn serve(config: &Path, log: &Path, settings: &[(String, String)]) -> Child {
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(log).expect("a log");
+    let roles = settings.iter().find(|(name, _)| name == "ROLES").map_or("ingest", |(_, roles)| roles);
+    Command::new(env!("CARGO_BIN_EXE_farebox"))
+        .args(["serve", "--roles", roles, "--config"])
+        .arg(config)
+        .envs(settings.iter().filter(|(name, _)| name != "ROLES").cloned())
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().expect("a log"))
+        .stderr(log)
+        .kill_on_drop(true)
+        .spawn()
+        .expect("`farebox serve` runs")
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use farebox_core::auth::Scope;
 use farebox_core::clock;
+use farebox_ingest::dead_letters::Filter;
 use farebox_metering::sources;
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -149,10 +150,13 @@ pub async fn a_replay_counts_once(suite: &Suite) {
     until_outstanding(&tenant, 2).await;
     let mut conn = suite.app.pg.acquire().await.expect("PostgreSQL answers");
     sources::upsert(&mut conn, &tenant.workspace.id, "edge", "cloudevents", None, true).await.expect("a source");
-    let first = farebox_ingest::replay(&suite.app, &tenant.workspace.id, None, None).await.expect("a report");
+    let first = farebox_ingest::replay(&suite.app, &tenant.workspace.id, &Filter::default()).await.expect("a report");
     assert_eq!((first.read, first.accepted, first.rejected.get("not_an_object")), (2, 1, Some(&1)));
     until_outstanding(&tenant, 1).await;
-    let second = farebox_ingest::replay(&suite.app, &tenant.workspace.id, Some("time_too_old"), None).await.expect("a report");
+    let second =
+        farebox_ingest::replay(&suite.app, &tenant.workspace.id, &Filter { reason: Some("time_too_old".to_owned()), ..Filter::default() })
+            .await
+            .expect("a report");
     assert_eq!((second.read, second.accepted), (0, 0));
 }
 
@@ -179,4 +183,99 @@ pub async fn a_decided_call_counts_once_whichever_way_it_comes(suite: &Suite) {
     assert_eq!(post(&tenant, ONE, same.to_string()).await.0, 202);
     until_outstanding(&tenant, 1).await;
     until_counted(&tenant, 1).await;
+}
+
+/// The workspace says how far back and ahead events may lie, by the API and by the catalogue; a source with `backfill` may
+/// go further back; what was rejected before can come in afterwards.
+pub async fn the_window_is_the_workspaces(suite: &Suite) {
+    let tenant = Tenant::new(suite, "window").await;
+    let aged = |id: &str, age: TimeDelta| {
+        let mut event = event(id);
+        event["time"] = json!(clock::now() - age);
+        event
+    };
+    let change = async |settings: Value| {
+        let answer = tenant.call(Method::PUT, "/api/v1/settings/intake").json(&settings).send().await.expect("an answer");
+        (answer.status().as_u16(), answer.json::<Value>().await.expect("JSON"))
+    };
+    assert_eq!(tenant.get("/api/v1/settings/intake").await, json!({ "back_days": 35, "ahead_minutes": 5, "keep_rejected_days": 90 }));
+    let (status, problem) = change(json!({ "back_days": 0, "ahead_minutes": 1441 })).await;
+    assert_eq!(
+        (status, &problem["errors"][0]["pointer"], &problem["errors"][1]["pointer"]),
+        (422, &json!("/back_days"), &json!("/ahead_minutes"))
+    );
+    assert_eq!(change(json!({ "back_days": 2, "ahead_minutes": 0 })).await.0, 200);
+    // In force within two seconds.
+    let reasons = async |batch: Value| -> Vec<Value> {
+        let (_, receipt) = post(&tenant, BATCH, batch.to_string()).await;
+        receipt["rejected"].as_array().expect("a list").iter().map(|r| r["reason"].clone()).collect()
+    };
+    let three_days_old = aged("old", TimeDelta::days(3));
+    eventually("the narrow window is in force", SOON, || async {
+        let found = reasons(json!([three_days_old, aged("ahead", TimeDelta::minutes(-2))])).await;
+        (found == [json!("time_too_old"), json!("time_in_future")]).then_some(())
+    })
+    .await;
+    let letters = eventually("the detail names the window", SOON, || async {
+        let letters = tenant.get("/api/v1/dead-letters?reason=time_too_old&text=OLD").await;
+        letters["data"].as_array().is_some_and(|rows| !rows.is_empty()).then_some(letters)
+    })
+    .await;
+    assert!(letters["data"][0]["detail"].as_str().is_some_and(|d| d.contains("2 days")), "{letters}");
+    let catalogue = format!(
+        "workspace: {}\ncurrency: USD\ntime_zone: UTC\nintake: {{back_days: 4}}\nsources: [{{name: history, format: cloudevents, backfill: true}}]\n",
+        tenant.workspace.name
+    );
+    let applied = tenant.call(Method::POST, "/api/v1/catalog").header("content-type", "application/yaml").body(catalogue);
+    let applied = applied.send().await.expect("an answer");
+    assert!(applied.status().is_success(), "{}", applied.text().await.unwrap_or_default());
+    assert_eq!(tenant.get("/api/v1/settings/intake").await, json!({ "back_days": 4, "ahead_minutes": 5, "keep_rejected_days": 90 }));
+    let replayed = tenant
+        .call(Method::POST, "/api/v1/dead-letters/replay")
+        .json(&json!({ "reason": "time_too_old" }))
+        .send()
+        .await
+        .expect("an answer");
+    let report: Value = replayed.json().await.expect("JSON");
+    assert!(report["accepted"].as_u64().is_some_and(|n| n > 0) && report["rejected"] == json!({}), "{report}");
+    let mut history = aged("history", TimeDelta::days(400));
+    history["source"] = json!("history");
+    eventually("the source may backfill", SOON, || async { reasons(json!([history])).await.is_empty().then_some(()) }).await;
+    assert_eq!(reasons(json!([aged("no-history", TimeDelta::days(400))])).await, [json!("time_too_old")]);
+}
+
+/// Found by reason, source, text (in the event as it came, too) and period; page by page.
+pub async fn dead_letters_are_searched(suite: &Suite) {
+    let tenant = Tenant::new(suite, "letters").await;
+    let mut batch: Vec<Value> = (0..5)
+        .map(|n| {
+            let mut wrong = event(&format!("wrong-{n}"));
+            wrong["data"]["status"] = json!(if n == 3 { "Zwölf" } else { "200" });
+            wrong
+        })
+        .collect();
+    batch.push(json!(7));
+    let (status, _) = post(&tenant, BATCH, Value::Array(batch).to_string()).await;
+    assert_eq!(status, 202);
+    until_outstanding(&tenant, 6).await;
+    let found = async |query: &str| tenant.get(&format!("/api/v1/dead-letters?{query}")).await["data"].as_array().expect("rows").len();
+    let (past, future) = ("2026-01-01T00:00:00Z", "2100-01-01T00:00:00Z");
+    assert_eq!(found("reason=wrong_type").await, 5);
+    assert_eq!(found("reason=not_an_object").await, 1);
+    assert_eq!(found("text=Zw%C3%B6lf").await, 1);
+    assert_eq!(found("text=WRONG-4").await, 1);
+    assert_eq!(found("source=letters").await, 6);
+    assert_eq!(found("source=another").await, 0);
+    assert_eq!(found(&format!("until={past}")).await, 0);
+    assert_eq!(found(&format!("since={past}&until={future}")).await, 6);
+    let (mut pages, mut cursor) = (Vec::new(), String::new());
+    while pages.len() < 10 {
+        let page = tenant.get(&format!("/api/v1/dead-letters?limit=4{cursor}")).await;
+        pages.push(page["data"].as_array().expect("rows").len());
+        let Some(next) = page["next_cursor"].as_str() else { break };
+        cursor = format!("&cursor={next}");
+    }
+    assert_eq!(pages, [4, 2]);
+    let other = Tenant::new(suite, "letters-other").await;
+    assert_eq!(other.get("/api/v1/dead-letters").await["data"], json!([]));
 }

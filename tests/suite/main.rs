@@ -12,14 +12,17 @@ mod billing;
 mod billing_faults;
 mod billing_history;
 mod billing_stripe_faults;
+mod connections;
 mod house;
 mod ingest;
+mod ingest_faults;
 mod ingest_formats;
 mod insights;
 mod journey;
 mod metering;
 mod metering_flow;
 mod pipeline;
+mod senders;
 mod stripe;
 mod tenant;
 
@@ -98,6 +101,16 @@ fn main() -> ExitCode {
         ingest::a_replay_counts_once,
         ingest::a_decided_call_counts_once_whichever_way_it_comes,
         ingest_formats::every_format_counts_the_truth_whichever_way_it_comes,
+        ingest::the_window_is_the_workspaces,
+        ingest::dead_letters_are_searched,
+        senders::a_file_is_sent_once_through_rotation_kills_and_an_outage,
+        senders::tokens_live_and_end,
+        senders::a_token_has_its_limits,
+        senders::a_signed_call_is_taken_once,
+        connections::a_client_certificate_is_its_source,
+        connections::a_source_has_a_cluster_of_its_own,
+        ingest_faults::a_process_that_is_told_to_stop_keeps_its_word,
+        ingest_faults::clients_that_misbehave_harm_only_themselves,
         access::a_decision_says_who_and_why,
         access::a_revoked_key_is_refused_within_a_second,
         access::envoy_enforces_and_every_call_counts_once,
@@ -139,7 +152,10 @@ fn main() -> ExitCode {
         insights::worked_example_4_funnel,
         insights::wrong_questions_get_clear_problems,
     );
-    with_its_own!(tests: pipeline::counts_equal_the_truth_although_everything_is_killed);
+    with_its_own!(tests:
+        pipeline::counts_equal_the_truth_although_everything_is_killed,
+        ingest_faults::kafka_stands_still_and_the_disk_is_full,
+    );
     let conclusion = libtest_mimic::run(&arguments, tests);
     if let Some(suite) = SUITE.get() {
         runtime().block_on(suite.stop(!conclusion.has_failed()));
