@@ -1,4 +1,4 @@
-//! `/api/v1/keys` and `/api/v1/decisions`.
+//! `/api/v1/keys`, `/api/v1/decisions` and `/api/v1/decision-policy`.
 
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderValue, StatusCode, header};
@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::keys::{self, Credential};
 use crate::ledger::{self, DecisionCount};
+use crate::policy::{self, Policy};
+use crate::reconcile::{self, Hour};
 
 #[derive(Debug, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -48,7 +50,7 @@ pub async fn issue(State(app): State<App>, caller: Caller, Json(new): Json<NewKe
     let mut tx = app.pg.begin().await?;
     let workspace = workspace::by_id(&mut tx, &caller.0.workspace).await.map_err(|e| Problem::internal(&e))?;
     let workspace = workspace.ok_or_else(|| Problem::not_found("workspace"))?;
-    let (credential, secret) = keys::issue_until(&mut tx, &workspace, &new.consumer, &new.name, new.expires_at).await?;
+    let (credential, secret) = keys::issue_until(&mut tx, &app.config, &workspace, &new.consumer, &new.name, new.expires_at).await?;
     let detail = serde_json::json!({ "consumer": new.consumer, "name": credential.name, "hint": credential.hint });
     audit_log::record(&mut tx, &workspace.id, caller.0.token.as_str(), "key.issue", credential.id.as_str(), &detail).await?;
     tx.commit().await?;
@@ -108,6 +110,14 @@ pub struct Stretch {
     pub to: Option<DateTime<Utc>>,
 }
 
+impl Stretch {
+    fn period(&self) -> Result<Period, Problem> {
+        let to = self.to.unwrap_or_else(|| clock::now() + TimeDelta::minutes(1));
+        let from = self.from.unwrap_or(to - TimeDelta::days(1));
+        Period::new(from, to).ok_or_else(|| Problem::invalid_field("to", "must not be before `from`"))
+    }
+}
+
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct Decisions {
     pub data: Vec<DecisionCount>,
@@ -119,8 +129,76 @@ pub struct Decisions {
 #[utoipa::path(get, path = "/api/v1/decisions", tag = "access", params(Stretch), responses((status = 200, body = Decisions)))]
 pub async fn decisions(State(app): State<App>, caller: Caller, Query(stretch): Query<Stretch>) -> Result<axum::Json<Decisions>, Problem> {
     caller.0.require(Scope::Read)?;
-    let to = stretch.to.unwrap_or_else(|| clock::now() + TimeDelta::minutes(1));
-    let from = stretch.from.unwrap_or(to - TimeDelta::days(1));
-    let period = Period::new(from, to).ok_or_else(|| Problem::invalid_field("to", "must not be before `from`"))?;
-    Ok(axum::Json(Decisions { data: ledger::counts(&app, &caller.0.workspace, period).await? }))
+    Ok(axum::Json(Decisions { data: ledger::counts(&app, &caller.0.workspace, stretch.period()?).await? }))
+}
+
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct Reconciliation {
+    /// Hours of gateways with decisions or events, oldest first.
+    pub data: Vec<Hour>,
+    /// Sums over all of them.
+    pub decisions: u64,
+    pub events: u64,
+    pub missing: u64,
+    pub undecided: u64,
+}
+
+/// Compare decisions with events
+///
+/// By source and hour: calls that were decided but never told of, and calls that were told of but never decided. Hours
+/// are whole; at most 31 days at once.
+#[utoipa::path(
+    get, path = "/api/v1/decisions/reconciliation", tag = "access", params(Stretch),
+    responses((status = 200, body = Reconciliation), (status = 422, body = Problem))
+)]
+pub async fn reconciliation(
+    State(app): State<App>,
+    caller: Caller,
+    Query(stretch): Query<Stretch>,
+) -> Result<axum::Json<Reconciliation>, Problem> {
+    caller.0.require(Scope::Read)?;
+    let period = stretch.period()?;
+    if period.end - period.start > TimeDelta::days(31) {
+        return Err(Problem::invalid_field("from", "must not be more than 31 days before `to`"));
+    }
+    let data = reconcile::hours(&app, &caller.0.workspace, period).await?;
+    let sum = |of: fn(&Hour) -> u64| data.iter().map(of).sum();
+    Ok(axum::Json(Reconciliation {
+        decisions: sum(|h| h.decisions),
+        events: sum(|h| h.events),
+        missing: sum(|h| h.missing),
+        undecided: sum(|h| h.undecided),
+        data,
+    }))
+}
+
+/// Show the decision policy
+///
+/// What is chosen about decisions; the defaults where nothing is.
+#[utoipa::path(get, path = "/api/v1/decision-policy", tag = "access", responses((status = 200, body = Policy)))]
+pub async fn show_policy(State(app): State<App>, caller: Caller) -> Result<axum::Json<Policy>, Problem> {
+    caller.0.require(Scope::Read)?;
+    let mut conn = app.pg.acquire().await?;
+    Ok(axum::Json(policy::get(&mut conn, &caller.0.workspace).await?))
+}
+
+/// Set the decision policy
+///
+/// The whole document; what is left out is as by default. In force everywhere within a second.
+#[utoipa::path(
+    put, path = "/api/v1/decision-policy", tag = "access", request_body = Policy,
+    responses((status = 200, body = Policy), (status = 422, body = Problem))
+)]
+pub async fn set_policy(State(app): State<App>, caller: Caller, Json(policy): Json<Policy>) -> Result<axum::Json<Policy>, Problem> {
+    caller.0.require(Scope::Manage)?;
+    let errors = policy.check();
+    if !errors.is_empty() {
+        return Err(Problem::invalid(errors));
+    }
+    let mut tx = app.pg.begin().await?;
+    policy::set(&mut tx, &caller.0.workspace, &policy).await?;
+    let detail = serde_json::to_value(&policy).unwrap_or_default();
+    audit_log::record(&mut tx, &caller.0.workspace, caller.0.token.as_str(), "decisions.policy", "decision-policy", &detail).await?;
+    tx.commit().await?;
+    Ok(axum::Json(policy))
 }

@@ -1,19 +1,29 @@
-//! `/v1/decide/{source}`: forward authorisation, any method, any path after it.
+//! The two ways to ask: `/v1/decide/{source}` (forward authorisation, any method, any path after it), and, from
+//! [`crate::grpc`], Envoy's gRPC.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Extension;
-use axum::extract::Request;
+use axum::extract::{ConnectInfo, Request};
 use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, Utc};
+use farebox_core::clock;
+use farebox_core::ids::WorkspaceId;
+use farebox_core::period::floor_minute;
 use farebox_core::problem::Problem;
+use uuid::{NoContext, Timestamp, Uuid};
 
-use crate::decide::{Question, decide};
+use crate::answer::Answer;
+use crate::ask::{self, Asked};
+use crate::decide::{Outcome, Question, decide};
 use crate::gate::Gate;
-use crate::{answer, ask};
+use crate::ledger::Entry;
+use crate::policy::Policy;
+use crate::snapshot::Snapshot;
+use crate::version::Called;
 
-/// Counter: decisions, with labels `source` and `outcome`.
-pub const DECISIONS_TOTAL: &str = "farebox_access_decisions_total";
 /// Histogram: seconds from question to answer.
 pub const DECISION_SECONDS: &str = "farebox_access_decision_seconds";
 
@@ -29,17 +39,18 @@ const PREFIX: &str = "/v1/decide/";
     get, path = "/v1/decide/{source}", tag = "access",
     params(("source" = String, Path, description = "The gateway's name, as registered")),
     responses(
-        (status = 200, description = "Allowed. `X-Farebox-Decision` is the event's id; `-Consumer`, `-Credential`, `-Subscription`, `-Plan` say whose call it is, on refusals too"),
+        (status = 200, description = "Allowed. `X-Farebox-Decision` is the event's id; `-Consumer`, `-Credential`, `-Subscription`, `-Plan` say whose call it is, on refusals too; `-Api` and `-Api-Version` what is called"),
         (status = 401, body = Problem, description = "No key, or one that is unknown, revoked or expired"),
+        (status = 402, body = Problem, description = "An invoice is unpaid beyond the grace that the provider set"),
         (status = 403, body = Problem, description = "No subscription, or not in the plan"),
-        (status = 429, body = Problem, description = "Beyond the rate; `Retry-After` says when to come again"),
-        (status = 503, body = Problem, description = "Not ready yet")
+        (status = 429, body = Problem, description = "Beyond the rate, the quota, or what is free without a key; `RateLimit` says which, `Retry-After` when to come again"),
+        (status = 503, body = Problem, description = "Not ready yet, or what decides is older than the provider trusts")
     )
 )]
 pub async fn ask(Extension(gate): Extension<Arc<Gate>>, request: Request) -> Response {
     let started = Instant::now();
     let (parts, _body) = request.into_parts();
-    match decided(&gate, &parts) {
+    match over_http(&gate, &parts) {
         Ok(response) => {
             metrics::histogram!(DECISION_SECONDS).record(started.elapsed());
             response
@@ -48,22 +59,58 @@ pub async fn ask(Extension(gate): Extension<Arc<Gate>>, request: Request) -> Res
     }
 }
 
-fn decided(gate: &Gate, parts: &axum::http::request::Parts) -> Result<Response, Problem> {
+fn over_http(gate: &Gate, parts: &axum::http::request::Parts) -> Result<Response, Problem> {
     let snapshot = gate.snapshot.load();
-    let snapshot = snapshot.as_ref().ok_or_else(|| Problem::unavailable("Decisions are not ready yet. Try again.", 1))?;
+    let snapshot = snapshot.as_deref().ok_or_else(not_ready)?;
     let (source, after) = split(parts.uri.path()).ok_or_else(|| Problem::not_found("source"))?;
-    let workspace = ask::workspace(snapshot, source, parts)?;
-    let (method, path) = ask::call(snapshot.format_of(workspace, source), parts, after);
-    let now = snapshot.now_in(workspace);
-    let question = Question { workspace, method: &method, path: &path, key: ask::key(&parts.headers), now };
-    let decision = decide(snapshot, &question);
-
-    let id = uuid::Uuid::now_v7().simple().to_string();
-    let consumer = decision.consumer.as_ref().map_or("", |c| c.as_str());
-    gate.counts.add(workspace, source, consumer, decision.outcome.as_str(), now);
-    metrics::counter!(DECISIONS_TOTAL, "source" => source.to_owned(), "outcome" => decision.outcome.as_str()).increment(1);
+    let gateway = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(address)| *address);
+    let token = parts.headers.get("x-farebox-token").map(|token| token.to_str().unwrap_or_default());
+    let workspace = ask::workspace(snapshot, source, token, gateway)?;
+    let asked = Asked::over_http(snapshot.format_of(workspace, source), parts, after);
     let deny_as_403 = parts.headers.get("x-farebox-deny-as").is_some_and(|v| v == "403");
-    Ok(answer::respond(&decision, &id, deny_as_403))
+    Ok(judged(gate, snapshot, workspace, source, &asked).over_http(deny_as_403))
+}
+
+pub fn not_ready() -> Problem {
+    Problem::unavailable("Decisions are not ready yet. Try again.", 1)
+}
+
+/// Decides and counts.
+pub fn judged(gate: &Gate, snapshot: &Snapshot, workspace: &WorkspaceId, source: &str, asked: &Asked) -> Answer {
+    static NOTHING_CHOSEN: std::sync::LazyLock<Policy> = std::sync::LazyLock::new(Policy::default);
+    let space = snapshot.spaces.get(workspace);
+    let policy = space.map_or(&*NOTHING_CHOSEN, |space| &space.policy);
+    let called = Called::new(&asked.path, asked.host, asked.headers, policy);
+    let now = snapshot.now_in(workspace);
+    let question = Question {
+        workspace,
+        method: &asked.method,
+        called: &called,
+        key: asked.key(),
+        address: asked.address(policy.proxies),
+        mirrored: policy.mirrors.iter().any(|mirror| mirror == source),
+        now,
+        real_now: clock::now(),
+    };
+    let decision = decide(snapshot, &question);
+    let passed = matches!(decision.outcome, Outcome::Allowed | Outcome::AllowedStale);
+    gate.counts.add(Entry {
+        workspace: workspace.as_str(),
+        source,
+        api: if decision.registered { &called.api } else { "" },
+        consumer: decision.consumer.map_or("", |c| c.as_str()),
+        subscription: decision.subscription.map_or("", |s| s.id.as_str()),
+        feature: decision.entitlement.filter(|_| passed).map_or("", |e| &e.feature),
+        outcome: decision.outcome.as_str(),
+        minute: floor_minute(now),
+    });
+    let mut buffer = Uuid::encode_buffer();
+    Answer::new(&decision, &called, id(now).simple().encode_lower(&mut buffer))
+}
+
+/// A decision's id tells when it was taken, to the millisecond: the ledger and the events of an hour are compared by it.
+fn id(now: DateTime<Utc>) -> Uuid {
+    Uuid::new_v7(Timestamp::from_unix(NoContext, u64::try_from(now.timestamp()).unwrap_or(0), now.timestamp_subsec_nanos()))
 }
 
 /// The source's name, and the path after it.

@@ -6,15 +6,30 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use farebox_core::App;
+use tokio::sync::Notify;
 
 use crate::ledger::Counts;
 use crate::snapshot::Snapshot;
 
-#[derive(Default)]
 pub struct Gate {
     /// None until it was loaded once.
     pub snapshot: ArcSwapOption<Snapshot>,
     pub counts: Counts,
+    /// Begins the id of each batch of counts that this process sends, so that it does not count its own twice.
+    pub instance: String,
+    /// A snapshot came with counters that know nothing yet.
+    pub new_counters: Notify,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self {
+            snapshot: ArcSwapOption::empty(),
+            counts: Counts::default(),
+            instance: format!("{}-", uuid::Uuid::now_v7().simple()),
+            new_counters: Notify::new(),
+        }
+    }
 }
 
 static GATES: LazyLock<Mutex<HashMap<String, Arc<Gate>>>> = LazyLock::new(Mutex::default);

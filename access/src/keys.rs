@@ -2,12 +2,15 @@
 
 use chrono::{DateTime, Utc};
 use farebox_core::clock;
+use farebox_core::config::Config;
 use farebox_core::ids::{ConsumerId, CredentialId, WorkspaceId};
 use farebox_core::secret::Secret;
 use farebox_core::workspace::Workspace;
 use farebox_metering::MeteringError;
 use farebox_metering::credentials::{self, NewCredential};
 use sqlx::PgConnection;
+
+use crate::provision::targets;
 
 pub use farebox_metering::credentials::Credential;
 
@@ -17,16 +20,18 @@ const NAME_LENGTH: usize = 100;
 /// Issues a key that does not expire. The secret is returned once and never again.
 pub async fn issue(
     conn: &mut PgConnection,
+    config: &Config,
     workspace: &Workspace,
     consumer: &ConsumerId,
     name: &str,
 ) -> Result<(Credential, Secret), MeteringError> {
-    issue_until(conn, workspace, consumer, name, None).await
+    issue_until(conn, config, workspace, consumer, name, None).await
 }
 
 /// As [`issue`], for a key that expires.
 pub async fn issue_until(
     conn: &mut PgConnection,
+    config: &Config,
     workspace: &Workspace,
     consumer: &ConsumerId,
     name: &str,
@@ -51,6 +56,8 @@ pub async fn issue_until(
         expires_at,
     };
     let credential = credentials::add(conn, &workspace.id, consumer, new).await?;
+    // Gateways that check keys themselves need the key; sealed until it was delivered to each.
+    targets::keep(conn, config, &workspace.id, consumer, &credential.id, &secret).await?;
     Ok((credential, secret))
 }
 

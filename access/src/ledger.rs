@@ -1,8 +1,9 @@
 //! The decision ledger, the second witness: how many decisions there were, counted apart from the events, by source,
-//! consumer and minute. Sent to Kafka each second as a batch with an id of its own, so that a batch that is sent or
+//! API, consumer, subscription and minute. Sent to Kafka each second as a batch with an id of its own, so that a batch that is sent or
 //! stored twice replaces itself.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use clickhouse::Row;
 use farebox_core::App;
 use farebox_core::ids::WorkspaceId;
 use farebox_core::kafka::DECISIONS;
-use farebox_core::period::{Period, floor_minute};
+use farebox_core::period::Period;
 use futures::{FutureExt, StreamExt};
 use rdkafka::Message;
 use rdkafka::consumer::{CommitMode, Consumer, DefaultConsumerContext, StreamConsumer};
@@ -28,55 +29,68 @@ const ROWS: usize = 2000;
 const MAX_KEYS: usize = 200_000;
 /// Batches stored together, at most.
 const BATCHES: usize = 200;
+/// How often counts leave the instance.
+pub const SEND_EVERY: Duration = Duration::from_secs(1);
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Key {
-    workspace: WorkspaceId,
-    source: String,
-    consumer: String,
-    outcome: &'static str,
-    minute: DateTime<Utc>,
+/// Counter: decisions, with labels `source` and `outcome`.
+pub const DECISIONS_TOTAL: &str = "farebox_access_decisions_total";
+
+/// What a decision is counted under; each empty where it is not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Entry<'a> {
+    pub workspace: &'a str,
+    pub source: &'a str,
+    /// Of registered ones only: a path can say anything.
+    pub api: &'a str,
+    pub consumer: &'a str,
+    pub subscription: &'a str,
+    /// The entitlement that allowed it.
+    pub feature: &'a str,
+    pub outcome: &'static str,
+    pub minute: DateTime<Utc>,
 }
 
-/// Decisions not yet sent.
+/// Decisions not yet sent, by the hash of what they are counted under, so that counting one more allocates nothing.
 #[derive(Default)]
-pub struct Counts(Mutex<HashMap<Key, u64>>);
+pub struct Counts {
+    counts: Mutex<HashMap<u64, (BatchRow, u64)>>,
+    hasher: RandomState,
+}
 
 impl Counts {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, u64>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, (BatchRow, u64)>> {
         // A map of counters is whole after any panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn add(&self, workspace: &WorkspaceId, source: &str, consumer: &str, outcome: &'static str, at: DateTime<Utc>) {
+    pub fn add(&self, entry: Entry) {
+        let mut hash = self.hasher.hash_one(entry);
         let mut counts = self.lock();
-        let mut key = Key {
-            workspace: workspace.clone(),
-            source: source.to_owned(),
-            consumer: consumer.to_owned(),
-            outcome,
-            minute: floor_minute(at),
-        };
-        if counts.len() >= MAX_KEYS && !counts.contains_key(&key) {
-            key.consumer.clear();
+        loop {
+            match counts.get_mut(&hash) {
+                Some((row, n)) if row.is(&entry) => {
+                    *n += 1;
+                    return;
+                }
+                // Another one with the same hash: the next place is tried.
+                Some(_) => hash = hash.wrapping_add(1),
+                None => break,
+            }
         }
-        *counts.entry(key).or_default() += 1;
+        if counts.len() >= MAX_KEYS && !(entry.consumer.is_empty() && entry.api.is_empty()) {
+            drop(counts);
+            return self.add(Entry { consumer: "", subscription: "", feature: "", api: "", ..entry });
+        }
+        counts.insert(hash, (BatchRow::of(&entry), 1));
     }
 
-    fn take(&self) -> Vec<Batch> {
+    fn take(&self, instance: &str) -> Vec<Batch> {
         let taken = std::mem::take(&mut *self.lock());
-        let rows: Vec<BatchRow> = taken
-            .into_iter()
-            .map(|(key, n)| BatchRow {
-                workspace: key.workspace,
-                source: key.source,
-                consumer: key.consumer,
-                outcome: key.outcome.to_owned(),
-                minute: key.minute,
-                n,
-            })
-            .collect();
-        rows.chunks(ROWS).map(|rows| Batch { id: uuid::Uuid::now_v7().simple().to_string(), rows: rows.to_vec() }).collect()
+        let rows: Vec<BatchRow> = taken.into_values().map(|(row, n)| BatchRow { n, ..row }).collect();
+        for row in &rows {
+            metrics::counter!(DECISIONS_TOTAL, "source" => row.source.clone(), "outcome" => row.outcome.clone()).increment(row.n);
+        }
+        rows.chunks(ROWS).map(|rows| Batch { id: format!("{instance}{}", uuid::Uuid::now_v7().simple()), rows: rows.to_vec() }).collect()
     }
 }
 
@@ -89,12 +103,45 @@ struct Batch {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct BatchRow {
-    workspace: WorkspaceId,
+    workspace: String,
     source: String,
+    #[serde(default)]
+    api: String,
     consumer: String,
+    #[serde(default)]
+    subscription: String,
+    #[serde(default)]
+    feature: String,
     outcome: String,
     minute: DateTime<Utc>,
     n: u64,
+}
+
+impl BatchRow {
+    fn of(entry: &Entry) -> Self {
+        Self {
+            workspace: entry.workspace.to_owned(),
+            source: entry.source.to_owned(),
+            api: entry.api.to_owned(),
+            consumer: entry.consumer.to_owned(),
+            subscription: entry.subscription.to_owned(),
+            feature: entry.feature.to_owned(),
+            outcome: entry.outcome.to_owned(),
+            minute: entry.minute,
+            n: 0,
+        }
+    }
+
+    fn is(&self, entry: &Entry) -> bool {
+        self.workspace == entry.workspace
+            && self.source == entry.source
+            && self.api == entry.api
+            && self.consumer == entry.consumer
+            && self.subscription == entry.subscription
+            && self.feature == entry.feature
+            && self.outcome == entry.outcome
+            && self.minute == entry.minute
+    }
 }
 
 /// Sends what was counted each second until `stop`, and then once more.
@@ -104,7 +151,7 @@ pub async fn send(app: App, gate: std::sync::Arc<Gate>, stop: CancellationToken)
         let last = stop.is_cancelled();
         // While Kafka is away the same batches are sent again, and counts gather for the next.
         if unsent.is_empty() {
-            unsent = gate.counts.take();
+            unsent = gate.counts.take(&gate.instance);
         }
         if let Err(error) = send_all(&app, &mut unsent).await {
             tracing::warn!("counts of decisions wait for Kafka: {error:#}");
@@ -114,7 +161,7 @@ pub async fn send(app: App, gate: std::sync::Arc<Gate>, stop: CancellationToken)
         }
         tokio::select! {
             () = stop.cancelled() => {}
-            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+            () = tokio::time::sleep(SEND_EVERY) => {}
         }
     }
 }
@@ -141,6 +188,9 @@ struct DecisionRow<'a> {
     outcome: &'a str,
     batch: &'a str,
     n: u64,
+    api: &'a str,
+    subscription: &'a str,
+    feature: &'a str,
 }
 
 /// Copies the topic to ClickHouse until `stop`; starts over when something fails.
@@ -178,13 +228,16 @@ async fn copy(app: &App, stop: &CancellationToken) -> anyhow::Result<()> {
             for row in &batch.rows {
                 insert
                     .write(&DecisionRow {
-                        workspace: row.workspace.as_str(),
+                        workspace: &row.workspace,
                         minute: row.minute,
                         source: &row.source,
                         consumer: &row.consumer,
                         outcome: &row.outcome,
                         batch: &batch.id,
                         n: row.n,
+                        api: &row.api,
+                        subscription: &row.subscription,
+                        feature: &row.feature,
                     })
                     .await?;
             }
@@ -230,4 +283,28 @@ pub async fn counts(app: &App, workspace: &WorkspaceId, period: Period) -> Resul
         .bind(period.end.timestamp())
         .fetch_all()
         .await
+}
+
+/// Decisions of a source in an hour, mirrored traffic left out.
+#[derive(Debug, Row, Deserialize)]
+pub struct OfHour {
+    pub source: String,
+    #[serde(with = "clickhouse::serde::chrono::datetime")]
+    pub hour: DateTime<Utc>,
+    pub n: u64,
+}
+
+pub async fn by_hour(app: &App, workspace: &WorkspaceId, period: Period) -> Result<Vec<OfHour>, farebox_metering::MeteringError> {
+    Ok(app
+        .clickhouse
+        .query(
+            "SELECT toString(source) AS source, toStartOfHour(minute) AS hour, sum(d.n) AS n FROM decisions AS d FINAL
+             WHERE workspace = ? AND minute >= fromUnixTimestamp(?) AND minute < fromUnixTimestamp(?) AND outcome != 'mirrored'
+             GROUP BY source, hour ORDER BY hour, source",
+        )
+        .bind(workspace.as_str())
+        .bind(period.start.timestamp())
+        .bind(period.end.timestamp())
+        .fetch_all()
+        .await?)
 }

@@ -15,9 +15,9 @@ use governor::{Quota, RateLimiter};
 type Limiter = RateLimiter<NotKeyed, InMemoryState, DefaultClock, StateInformationMiddleware>;
 
 pub struct Rate {
-    pub feature: String,
-    pub limit: u32,
-    pub window_s: u64,
+    name: Arc<str>,
+    limit: u32,
+    window_s: u64,
     /// None: the limit is 0, nothing passes.
     limiter: Option<Limiter>,
 }
@@ -25,12 +25,15 @@ pub struct Rate {
 /// What a limit says about a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
-    pub feature: String,
-    pub limit: u32,
+    /// As `RateLimit` names it.
+    pub name: Arc<str>,
+    /// Calls, or whole units of a meter.
+    pub limit: u64,
     pub window_s: u64,
-    pub remaining: u32,
-    /// None: the call passes. Otherwise the seconds after which one would.
-    pub retry_after_s: Option<u64>,
+    pub remaining: u64,
+    /// Seconds until more is there.
+    pub reset_s: u64,
+    pub refused: bool,
 }
 
 impl Rate {
@@ -43,24 +46,31 @@ impl Rate {
             let quota = Quota::with_period(every.max(Duration::from_nanos(1)))?;
             Some(RateLimiter::direct(quota.allow_burst(burst?)).with_middleware::<StateInformationMiddleware>())
         });
-        Self { feature: feature.to_owned(), limit: rate.limit, window_s, limiter: limiter.flatten() }
+        Self { name: feature.into(), limit: rate.limit, window_s, limiter: limiter.flatten() }
     }
 
     /// Counts a call when it passes.
     pub fn check(&self) -> Standing {
         let (remaining, retry_after_s) = match self.limiter.as_ref().map(|l| (l, l.check())) {
             None => (0, Some(self.window_s)),
-            Some((_, Ok(state))) => (state.remaining_burst_capacity(), None),
+            Some((_, Ok(state))) => (u64::from(state.remaining_burst_capacity()), None),
             Some((limiter, Err(until))) => {
                 let wait = until.wait_time_from(limiter.clock().now());
                 (0, Some(wait.as_secs() + u64::from(wait.subsec_nanos() > 0)))
             }
         };
-        Standing { feature: self.feature.clone(), limit: self.limit, window_s: self.window_s, remaining, retry_after_s }
+        Standing {
+            name: self.name.clone(),
+            limit: u64::from(self.limit),
+            window_s: self.window_s,
+            remaining,
+            reset_s: retry_after_s.unwrap_or(self.window_s),
+            refused: retry_after_s.is_some(),
+        }
     }
 }
 
-fn seconds(per: Per) -> u64 {
+pub fn seconds(per: Per) -> u64 {
     match per {
         Per::Second => 1,
         Per::Minute => 60,
@@ -113,25 +123,26 @@ mod tests {
     #[test]
     fn a_burst_passes_and_then_the_rate_holds() {
         let limited = Rate::new("orders", &rate(1, Per::Hour, Some(3)));
-        let remaining: Vec<_> = (0..3).map(|_| limited.check()).map(|s| (s.remaining, s.retry_after_s)).collect();
-        assert_eq!(remaining, [(2, None), (1, None), (0, None)]);
+        let remaining: Vec<_> = (0..3).map(|_| limited.check()).map(|s| (s.remaining, s.refused)).collect();
+        assert_eq!(remaining, [(2, false), (1, false), (0, false)]);
         let refused = limited.check();
-        assert!(refused.retry_after_s.is_some_and(|s| (3590..=3600).contains(&s)), "{refused:?}");
+        assert!(refused.refused && (3590..=3600).contains(&refused.reset_s), "{refused:?}");
     }
 
     #[test]
     fn a_limit_of_zero_lets_nothing_pass() {
-        assert_eq!(Rate::new("none", &rate(0, Per::Minute, None)).check().retry_after_s, Some(60));
+        let standing = Rate::new("none", &rate(0, Per::Minute, None)).check();
+        assert!(standing.refused && standing.reset_s == 60);
     }
 
     #[test]
     fn a_new_snapshot_does_not_forgive_what_was_spent() {
         let (mut limiters, mut in_use) = (Limiters::default(), HashSet::new());
         let (subscription, hourly) = (SubscriptionId::new(), rate(1, Per::Hour, None));
-        assert_eq!(limiters.of(&subscription, "orders", &hourly, &mut in_use).check().retry_after_s, None);
+        assert!(!limiters.of(&subscription, "orders", &hourly, &mut in_use).check().refused);
         limiters.forget_all_but(&in_use);
-        assert!(limiters.of(&subscription, "orders", &hourly, &mut in_use).check().retry_after_s.is_some());
+        assert!(limiters.of(&subscription, "orders", &hourly, &mut in_use).check().refused);
         limiters.forget_all_but(&HashSet::new());
-        assert_eq!(limiters.of(&subscription, "orders", &hourly, &mut in_use).check().retry_after_s, None);
+        assert!(!limiters.of(&subscription, "orders", &hourly, &mut in_use).check().refused);
     }
 }

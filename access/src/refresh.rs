@@ -11,24 +11,27 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::gate::Gate;
-use crate::rate::Limiters;
-use crate::snapshot::{Snapshot, SnapshotError};
+use crate::snapshot::{Snapshot, SnapshotError, Spent};
 
-/// A word that was lost (PostgreSQL restarted) is made up for within this time.
+/// A word that was lost is made up for within this time; time itself (an invoice falls due) brings no word.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// Changes that come together (a catalogue of hundreds of consumers) make one snapshot.
-const GATHER: Duration = Duration::from_millis(50);
+/// Changes that come together (a catalogue of hundreds of consumers) make one snapshot: at least the first, and four
+/// times as long as the last one took to read, so that reading never fills the day; at most the second.
+const GATHER: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
 
 /// Gauge: when the snapshot in force was true, in seconds since 1970.
 pub const AS_OF: &str = "farebox_access_snapshot_timestamp_seconds";
+/// Gauge: the first transaction of PostgreSQL that the snapshot in force does not see. Instances with the same number
+/// decide by the same state.
+pub const VERSION: &str = "farebox_access_snapshot_version";
 
 pub async fn run(app: App, gate: Arc<Gate>, stop: CancellationToken) {
-    let mut limiters = Limiters::default();
+    let mut spent = Spent::default();
     let mut failing = false;
     while !stop.is_cancelled() {
         let listened = tokio::select! {
             () = stop.cancelled() => return,
-            listened = listen(&app, &gate, &mut limiters, &mut failing) => listened,
+            listened = listen(&app, &gate, &mut spent, &mut failing) => listened,
         };
         if let Err(error) = listened
             && !failing
@@ -44,17 +47,26 @@ pub async fn run(app: App, gate: Arc<Gate>, stop: CancellationToken) {
 }
 
 /// Until something fails.
-async fn listen(app: &App, gate: &Gate, limiters: &mut Limiters, failing: &mut bool) -> Result<(), SnapshotError> {
+async fn listen(app: &App, gate: &Gate, spent: &mut Spent, failing: &mut bool) -> Result<(), SnapshotError> {
     let mut listener = PgListener::connect_with(&app.pg).await?;
     listener.listen(CHANNEL).await?;
     loop {
         // Listening first, so that no change falls between.
+        let started = Instant::now();
         let mut conn = app.pg.acquire().await?;
-        let snapshot = Snapshot::load(&mut conn, limiters).await?;
+        let snapshot = Snapshot::load(&mut conn, spent, &app.config.http.public_url).await?;
         drop(conn);
-        #[allow(clippy::cast_precision_loss)] // seconds since 1970 are far below 2^52
-        metrics::gauge!(AS_OF).set(snapshot.as_of.timestamp() as f64);
+        let gather = (started.elapsed() * 4).clamp(GATHER.0, GATHER.1);
+        #[allow(clippy::cast_precision_loss)] // seconds since 1970 and transactions are far below 2^52
+        {
+            metrics::gauge!(AS_OF).set(snapshot.as_of.timestamp() as f64);
+            metrics::gauge!(VERSION).set(snapshot.version as f64);
+        }
+        let unknown = snapshot.counters.iter().any(|counter| counter.known.load().is_none());
         gate.snapshot.store(Some(Arc::new(snapshot)));
+        if unknown {
+            gate.new_counters.notify_one();
+        }
         if std::mem::take(failing) {
             tracing::info!("the snapshot for decisions is fresh again");
         }
@@ -63,7 +75,7 @@ async fn listen(app: &App, gate: &Gate, limiters: &mut Limiters, failing: &mut b
         if let Ok(word) = timeout_at(look_at, listener.try_recv()).await
             && word?.is_some()
         {
-            let gathered_at = Instant::now() + GATHER;
+            let gathered_at = Instant::now() + gather;
             while let Ok(word) = timeout_at(gathered_at, listener.try_recv()).await {
                 if word?.is_none() {
                     break;

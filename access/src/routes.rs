@@ -4,21 +4,7 @@
 //! method. A pattern without a version (`/orders*`) holds for every version of the API (`/v1/orders/7`); one with a
 //! version (`/v2/orders*`) only for that one. `GET` includes `HEAD`.
 
-use farebox_core::api_path::without_version;
-
-/// A request's path as patterns see it.
-#[derive(Debug, Clone)]
-pub struct Path {
-    full: String,
-    unversioned: String,
-}
-
-impl Path {
-    /// From a canonical path (see [`farebox_core::api_path::canonical`]).
-    pub fn new(canonical: &str) -> Self {
-        Self { full: canonical.to_owned(), unversioned: without_version(canonical) }
-    }
-}
+use crate::version::Called;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pattern {
@@ -67,9 +53,9 @@ impl Pattern {
         Self { method, tokens }
     }
 
-    pub fn matches(&self, method: &str, path: &Path) -> bool {
+    pub fn matches(&self, method: &str, called: &Called) -> bool {
         let method_fits = self.method.is_empty() || self.method == method || (self.method == "GET" && method == "HEAD");
-        method_fits && (fits(&self.tokens, &path.full) || fits(&self.tokens, &path.unversioned))
+        method_fits && (fits(&self.tokens, &called.path) || fits(&self.tokens, &called.unversioned))
     }
 }
 
@@ -111,7 +97,7 @@ mod tests {
     use super::*;
 
     fn allows(pattern: &str, method: &str, path: &str) -> bool {
-        Pattern::parse(pattern).matches(method, &Path::new(path))
+        Pattern::parse(pattern).matches(method, &Called::by_path(path))
     }
 
     #[test]

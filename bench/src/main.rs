@@ -3,9 +3,9 @@
 //!
 //! 1. [`collector`]: `POST /v1/events` against a loop of axum, serde and rdkafka that promises the same (202 only after
 //!    all brokers acknowledged).
-//! 2. [`pipeline`]: from Kafka until every row can be seen in ClickHouse, against inserting the same rows directly.
-//!
-//! 3. [`decode`]: a record of each gateway's format, against parsing it into `serde_json::Value`. Needs no engines.
+//! 2. [`decide`]: `/v1/decide` against a bare axum handler that hashes the key and looks it up.
+//! 3. [`pipeline`]: from Kafka until every row can be seen in ClickHouse, against inserting the same rows directly.
+//! 4. [`decode`]: a record of each gateway's format, against parsing it into `serde_json::Value`. Needs no engines.
 //!
 //! `cargo run --release -p farebox-bench -- --data DIR` uses the engines of a running `farebox up`, in databases and
 //! topics of its own that it removes. Without `--release` the ratios are worse, because only our side is unoptimised.
@@ -13,6 +13,7 @@
 
 mod bare;
 mod collector;
+mod decide;
 mod decode;
 mod engines;
 mod load;
@@ -43,7 +44,7 @@ struct Arguments {
     /// Events through the pipeline.
     #[arg(long, default_value_t = 200_000)]
     events: usize,
-    /// Only these: decode, pipeline, collector. All unless given.
+    /// Only these: decode, decide, pipeline, collector. All unless given.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Exit with 1 when a ratio is below what must be kept.
@@ -77,12 +78,16 @@ async fn main() -> anyhow::Result<ExitCode> {
 }
 
 async fn measure(bench: &Bench, arguments: &Arguments, report: &mut Report) -> anyhow::Result<()> {
+    let time = Duration::from_secs(arguments.seconds.max(1));
     // First, while the topic holds nothing else.
     if arguments.wants("pipeline") {
         pipeline::measure(bench, arguments.events.max(1000), report).await?;
     }
     if arguments.wants("collector") {
-        collector::measure(bench, Duration::from_secs(arguments.seconds.max(1)), report).await?;
+        collector::measure(bench, time, report).await?;
+    }
+    if arguments.wants("decide") {
+        decide::measure(bench, time, report).await?;
     }
     Ok(())
 }

@@ -5,7 +5,7 @@
 //! waits until its events are there, takes each subscription's usage with its proof from metering, lets the pure
 //! functions of [`rating`] price it, and writes one invoice with sealed proofs in one transaction; [`invoices`] then
 //! moves along its states, and [`stripe`] pushes it. [`audit`] re-derives every line from raw events. [`preview`] shows
-//! the invoice that is gathering, [`entitlements`] tells access what is allowed, [`revenue`] tells insights who pays.
+//! the invoice that is gathering, [`entitlements`] tells access what is allowed and [`overdue`] who owes, [`revenue`] tells insights who pays.
 #![forbid(unsafe_code)]
 
 pub mod audit;
@@ -21,6 +21,7 @@ pub mod faults;
 mod gather;
 mod http;
 pub mod invoices;
+pub mod overdue;
 pub mod plans;
 pub mod preview;
 pub mod rating;

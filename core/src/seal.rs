@@ -27,6 +27,10 @@ pub enum Purpose {
     SigningSecret,
     /// Of a source's own Kafka cluster.
     SourcePassword,
+    /// Of a gateway's Admin API.
+    GatewayKey,
+    /// A consumer's key on its way to a gateway.
+    ConsumerKey,
 }
 
 /// A secret in the clear. Debug never prints it.
@@ -87,6 +91,8 @@ fn bound_to(workspace: &WorkspaceId, purpose: Purpose) -> Vec<u8> {
         Purpose::StripeWebhookSecret => "stripe-webhook-secret",
         Purpose::SigningSecret => "signing-secret",
         Purpose::SourcePassword => "source-password",
+        Purpose::GatewayKey => "gateway-admin-key",
+        Purpose::ConsumerKey => "consumer-key",
     };
     format!("{workspace}|{purpose}").into_bytes()
 }

@@ -52,6 +52,10 @@ impl Artefacts {
         self.existing("Envoy", "envoy/envoy")
     }
 
+    pub fn traefik(&self) -> Result<PathBuf, Missing> {
+        self.existing("Traefik", "traefik/traefik")
+    }
+
     pub fn stripe_mock(&self) -> Result<PathBuf, Missing> {
         self.existing("stripe-mock", "stripe-mock/stripe-mock")
     }
@@ -68,6 +72,12 @@ pub fn program(name: &str, what: &'static str, package: &'static str) -> Result<
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).map(|folder| folder.join(name)).find(|program| program.is_file());
     found.ok_or(Missing::Program { what, package })
+}
+
+/// nginx, which Debian keeps where not every `PATH` looks.
+pub fn nginx() -> Result<PathBuf, Missing> {
+    let debian = PathBuf::from("/usr/sbin/nginx");
+    program("nginx", "nginx", "nginx-light").or_else(|missing| if debian.is_file() { Ok(debian) } else { Err(missing) })
 }
 
 /// The directory of the newest PostgreSQL of at least version 15.

@@ -19,6 +19,7 @@ pub mod completeness;
 pub mod consumer;
 pub mod consumers;
 pub mod credentials;
+pub mod decided;
 pub mod derived;
 pub mod dimension;
 mod error;

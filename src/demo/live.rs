@@ -88,7 +88,7 @@ async fn keys(running: &Running) -> anyhow::Result<Vec<String>> {
                 farebox_access::keys::revoke(&mut tx, &workspace.id, &consumer.id, &key.id).await?;
             }
         }
-        let (_, secret) = farebox_access::keys::issue(&mut tx, workspace, &consumer.id, KEY_NAME).await?;
+        let (_, secret) = farebox_access::keys::issue(&mut tx, &running.app.config, workspace, &consumer.id, KEY_NAME).await?;
         keys.push(secret.reveal().to_owned());
     }
     tx.commit().await?;

@@ -1,5 +1,8 @@
-//! The demo's and the tests' gateway: a real Envoy in front of a small API, asking Farebox before each call and
-//! telling it of each one after.
+//! Real gateways with the configurations of `deploy/gateways`, in front of a small API: the demo's Envoy, and those of
+//! the tests. Each asks Farebox before each call and tells it of each one after.
 
 pub mod envoy;
+pub mod nginx;
+pub mod process;
+pub mod traefik;
 pub mod upstream;

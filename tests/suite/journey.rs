@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use farebox::gateway::{envoy, upstream};
+use farebox::gateway::envoy::{self, Asks};
+use farebox::gateway::upstream;
 use farebox_core::workspace;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -55,7 +56,7 @@ pub async fn from_sign_up_to_a_paid_invoice(suite: &Suite) {
     // Call through Envoy: allowed, refused without a key, refused outside the plan.
     let stop = CancellationToken::new();
     let upstream = upstream::serve(stop.clone()).await.expect("the API listens");
-    let gateway = envoy::Process::start(&suite.data.join("envoy"), &suite.credentials, upstream).await.expect("Envoy starts");
+    let gateway = envoy::process(Asks::Http, &suite.data.join("envoy"), &suite.credentials, upstream).await.expect("Envoy starts");
     let call = async |path: &str, key: &str| {
         let request = reqwest::Client::new().get(format!("{}{path}", gateway.url)).header("x-api-key", key);
         request.send().await.map(|answer| answer.status())

@@ -8,6 +8,10 @@ mod browser;
 mod harness;
 
 mod access;
+mod access_gateways;
+mod access_limits;
+mod access_provisioning;
+mod admin_doubles;
 mod billing;
 mod billing_faults;
 mod billing_history;
@@ -18,11 +22,13 @@ mod ingest;
 mod ingest_faults;
 mod ingest_formats;
 mod insights;
+mod instance;
 mod journey;
 mod metering;
 mod metering_flow;
 mod pipeline;
 mod senders;
+mod shop;
 mod stripe;
 mod tenant;
 
@@ -113,7 +119,17 @@ fn main() -> ExitCode {
         ingest_faults::clients_that_misbehave_harm_only_themselves,
         access::a_decision_says_who_and_why,
         access::a_revoked_key_is_refused_within_a_second,
-        access::envoy_enforces_and_every_call_counts_once,
+        access_gateways::envoy_enforces_and_every_call_counts_once,
+        access_gateways::envoy_enforces_over_grpc,
+        access_gateways::traefik_enforces_and_every_call_counts_once,
+        access_gateways::nginx_enforces_and_every_call_counts_once,
+        access_limits::a_hard_quota_refuses_and_a_soft_one_marks,
+        access_limits::two_instances_overshoot_a_quota_by_no_more_than_the_bound,
+        access_limits::decisions_go_on_while_stores_are_away,
+        access_limits::an_unpaid_invoice_refuses_after_its_grace,
+        access_limits::without_a_key_each_address_has_an_allowance,
+        access_provisioning::apisix_is_kept_in_step,
+        access_provisioning::kong_is_kept_in_step,
         metering::answers_equal_a_model_over_random_histories,
         metering_flow::events_travel_from_kafka_and_count_once,
         metering_flow::a_second_instance_may_come_and_go,

@@ -22,6 +22,8 @@ const DECISION: &[&str] = &["decision", "farebox.decision", "x-farebox-decision"
 const REQUEST_ID: &[&str] = &["x-request-id", "id", "farebox.id", "request_id"];
 const CONSUMER: &[&str] = &["consumer", "farebox.consumer", "x-farebox-consumer"];
 const CREDENTIAL: &[&str] = &["credential", "farebox.credential", "x-farebox-credential"];
+/// `mirror` where the decision policy names the source as a mirror.
+const MARKER: &[&str] = &["marker", "farebox.marker", "x-farebox-marker"];
 const ROUTE: &[&str] = &["route_name", "route", "http.route"];
 const METHOD: &[&str] = &["method", "http.request.method"];
 const PATH: &[&str] = &["x-envoy-origin-path", "path", "url.path"];
@@ -72,6 +74,7 @@ pub(super) fn draft(log: &impl Log, time: DateTime<Utc>, own: impl FnOnce() -> S
         decision: decision(log.first_said(DECISION)?),
         credential: without_secret(log.first_said(CREDENTIAL)?),
         gateway: "envoy".to_owned(),
+        marker: log.first_said(MARKER)?,
         ..RequestData::default()
     };
     Ok(Draft::call(time, joined(&log.first_said(REQUEST_ID)?, own), log.first_said(CONSUMER)?, data))

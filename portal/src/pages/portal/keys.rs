@@ -134,7 +134,7 @@ pub async fn create(State(portal): State<Portal>, ctx: Ctx, Form(form): Form<New
     }
     let mut tx = portal.app.pg.begin().await?;
     let (workspace, consumer, session) = (&ctx.workspace, ctx.consumer()?, ctx.session()?);
-    let (credential, secret) = keys::issue(&mut tx, workspace, consumer, name).await?;
+    let (credential, secret) = keys::issue(&mut tx, &portal.app.config, workspace, consumer, name).await?;
     audit_log::record(&mut tx, &workspace.id, session.person.id.as_str(), "key.create", credential.id.as_str(), &json!({"name": name}))
         .await?;
     tx.commit().await?;
