@@ -11,6 +11,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("0001_metering.sql", include_str!("../../migrations/clickhouse/0001_metering.sql")),
     ("0002_access.sql", include_str!("../../migrations/clickhouse/0002_access.sql")),
     ("0003_ingest.sql", include_str!("../../migrations/clickhouse/0003_ingest.sql")),
+    ("0101_meters.sql", include_str!("../../migrations/clickhouse/0101_meters.sql")),
     ("0350_dead_letters.sql", include_str!("../../migrations/clickhouse/0350_dead_letters.sql")),
     ("0401_decisions.sql", include_str!("../../migrations/clickhouse/0401_decisions.sql")),
 ];

@@ -112,6 +112,10 @@ ids! {
     DeadLetterId = "dl_";
     /// A background job.
     JobId = "job_";
+    /// A correction of events.
+    CorrectionId = "cor_";
+    /// A rule that raises alerts.
+    AlertId = "alr_";
 }
 
 #[cfg(test)]

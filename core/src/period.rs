@@ -46,7 +46,10 @@ pub enum Window {
     Minute,
     Hour,
     Day,
+    /// From Monday.
     Week,
+    /// From Sunday.
+    SundayWeek,
     Month,
     /// The whole range as one window.
     None,
@@ -73,7 +76,7 @@ pub fn local_date(instant: DateTime<Utc>, zone: Tz) -> NaiveDate {
     instant.with_timezone(&zone).date_naive()
 }
 
-/// The window of `width` that `instant` falls into. Weeks start on Monday. Hours and minutes are elapsed time, so a
+/// The window of `width` that `instant` falls into. Hours and minutes are elapsed time, so a
 /// day of 25 hours has 25 windows of an hour.
 pub fn window_of(instant: DateTime<Utc>, width: Window, zone: Tz) -> Option<Period> {
     let date = local_date(instant, zone);
@@ -96,9 +99,11 @@ pub fn window_of(instant: DateTime<Utc>, width: Window, zone: Tz) -> Option<Peri
             Some(Period { start: first, end: last + TimeDelta::minutes(1) })
         }
         Window::Day => days(date, date.succ_opt()),
-        Window::Week => {
-            let monday = date.checked_sub_days(Days::new(u64::from(date.weekday().num_days_from_monday())))?;
-            days(monday, monday.checked_add_days(Days::new(7)))
+        Window::Week | Window::SundayWeek => {
+            let weekday = date.weekday();
+            let into = if width == Window::Week { weekday.num_days_from_monday() } else { weekday.num_days_from_sunday() };
+            let first = date.checked_sub_days(Days::new(u64::from(into)))?;
+            days(first, first.checked_add_days(Days::new(7)))
         }
         Window::Month => {
             let first = date.with_day(1)?;
@@ -162,7 +167,7 @@ mod tests {
         #[test]
         fn windows_cover_the_range_without_gap_or_overlap(
             start in 1_700_000_000_i64..1_830_000_000, minutes in 1_i64..(86 * 24 * 60),
-            width in prop::sample::select(vec![Window::Hour, Window::Day, Window::Week, Window::Month]),
+            width in prop::sample::select(vec![Window::Hour, Window::Day, Window::Week, Window::SundayWeek, Window::Month]),
             zone in prop::sample::select(vec![chrono_tz::UTC, chrono_tz::Europe::Berlin, chrono_tz::America::New_York, chrono_tz::Australia::Lord_Howe, chrono_tz::Asia::Kathmandu]),
         ) {
             let start = floor_minute(DateTime::from_timestamp(start, 0).expect("in range"));

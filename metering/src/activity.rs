@@ -12,7 +12,7 @@ use farebox_core::ids::WorkspaceId;
 use farebox_core::period::Period;
 use serde::Deserialize;
 
-use crate::facts::{Facts, Table};
+use crate::facts::{Column, Facts, Table};
 use crate::{MeteringError, rule};
 
 /// The day that ClickHouse and Unix count from, in chrono's count.
@@ -131,15 +131,22 @@ impl Calls {
                 filter.push_str(&format!(" AND {column} = {{only_{column}:String}}"));
             }
         }
-        let column = |name, rolled: &str, raw: &str| (name, rolled.to_owned(), raw.to_owned());
         let columns = vec![
-            column("minute", "minute", "minute"),
-            column("who", &format!("toString({who})"), &format!("toString({who})")),
-            column("n", "events", "toUInt64(1)"),
-            column("first_at", "first", "time"),
-            column("last_at", "last", "time"),
+            Column::new("minute", "minute", "minute"),
+            Column::new("who", format!("toString({who})"), format!("toString({who})")),
+            Column::new("n", "events", "toUInt64(1)"),
+            Column::new("first_at", "first", "time"),
+            Column::new("last_at", "last", "time"),
         ];
-        let facts = Facts { table: Table::Routes, period: self.period, columns, filter, rule: &rule };
+        let facts = Facts {
+            table: Table::Routes,
+            period: self.period,
+            columns,
+            rolled: filter.clone(),
+            raw: filter,
+            scope: String::new(),
+            rule: &rule,
+        };
         let mut query = facts.query(app, &self.workspace, outer).await?;
         for (column, value) in only {
             if let Some(value) = value {

@@ -5,7 +5,7 @@
 use crate::rule::CountingRule;
 
 /// Columns of `events` that pass through unchanged.
-const SEEN: [&str; 22] = [
+pub(crate) const SEEN: [&str; 22] = [
     "id",
     "time",
     "received_at",
@@ -38,6 +38,11 @@ const SEEN: [&str; 22] = [
 /// `scope` is ANDed to the choice of events. It may use `minute` expressions over `time`, but nothing that tells
 /// copies of one event apart, because it can apply before they are merged.
 pub(crate) fn attributed(rule: &CountingRule, scope: &str) -> String {
+    attributed_from(rule, &format!("events FINAL WHERE workspace = {{ws:String}} {scope}"))
+}
+
+/// As [`attributed`], of rows that have the columns of `events`: what would be, if they were so.
+pub(crate) fn attributed_from(rule: &CountingRule, source: &str) -> String {
     let list = |prefix: &str| SEEN.map(|c| format!("{prefix}{c} AS {c}")).join(", ");
     let (seen, from_event, from_join, passed) = (SEEN.join(", "), list("e."), list("j."), SEEN.join(", "));
     let reason = rule.reason_sql();
@@ -51,8 +56,7 @@ pub(crate) fn attributed(rule: &CountingRule, scope: &str) -> String {
          multiIf(c.c_to > e.minute, c.c_consumer, u.u_to > e.minute, u.u_consumer, '') AS consumer, \
          multiIf(e.seen_environment != '', toString(e.seen_environment), c.c_to > e.minute, toString(c.c_environment), '') AS environment, \
          if(p.p_product = '', 'default', toString(p.p_product)) AS product FROM (\
-         SELECT {seen}, environment AS seen_environment, toStartOfMinute(time) AS minute FROM events FINAL \
-         WHERE workspace = {{ws:String}} {scope}) AS e \
+         SELECT {seen}, environment AS seen_environment, toStartOfMinute(time) AS minute FROM {source}) AS e \
          ASOF LEFT JOIN (SELECT key AS u_key, valid_from AS u_from, valid_to AS u_to, consumer AS u_consumer FROM link FINAL \
          WHERE workspace = {{ws:String}} AND kind = 'subject') AS u ON e.subject = u.u_key AND e.minute >= u.u_from \
          ASOF LEFT JOIN (SELECT key AS c_key, valid_from AS c_from, valid_to AS c_to, consumer AS c_consumer, environment AS c_environment \

@@ -9,8 +9,10 @@ use farebox_core::period::Period;
 use serde::Deserialize;
 
 use crate::dimension::Dimension;
+use crate::facts::Column;
+use crate::filter::Filter;
 use crate::proof::{Proof, definition, facts};
-use crate::usage::{Selection, scaled};
+use crate::selection::Selection;
 use crate::{MeteringError, sync};
 
 /// Decimals of a rate for one event: its own 12, and as many for a meter's `divide_by`.
@@ -44,9 +46,19 @@ pub async fn fees(
         return Ok(BigDecimal::from(0));
     }
     let (meter, rule) = definition(app, workspace, meter).await?;
-    let selection = Selection::new(&meter.definition, &[(Dimension::Subscription, vec![subscription.to_string()])], &[])?;
+    let selection = Selection::new(&meter, &[Filter::is(Dimension::Subscription, subscription.as_str())], &[])?;
+    if !selection.measure.is_additive() {
+        return Err(MeteringError::invalid(
+            "meter",
+            format!(
+                "`{}` is the {} of its events; a price for each event needs a meter that counts or sums",
+                meter.definition.name,
+                meter.definition.aggregate.name()
+            ),
+        ));
+    }
     let mut facts = facts(&selection, period, &rule, String::new());
-    facts.columns.push(("at", String::new(), "time".to_owned()));
+    facts.columns.push(Column::of_event("at", "time"));
     let rate = meter.definition.divide_by.as_ref().map_or_else(|| fee.rate.clone(), |by| &fee.rate / by);
     let amount = |name: &str| format!("toDecimal256({{{name}:String}}, {MAX_DECIMALS})");
     let mut sql = format!(
@@ -66,6 +78,7 @@ pub async fn fees(
     );
     let text = |value: &Option<BigDecimal>| value.as_ref().map(plain).unwrap_or_default();
     let query = selection
+        .parameters
         .bind(facts.query(app, workspace, &outer).await?)
         .param("rate", plain(&rate.with_scale_round(RATE_DECIMALS, RoundingMode::HalfEven)))
         .param("fixed", plain(&fee.fixed))
@@ -91,19 +104,26 @@ pub async fn by_value(
         events: u64,
         hash: String,
         value: String,
+        n: u64,
+        failed: u64,
     }
-    const SUMMED: &str = "SELECT of, count() AS events, lower(leftPad(hex(sum(reinterpretAsUInt128(sipHash128({ws:String}, id)))), 32, '0')) AS hash, \
-         toString(sum(amount)) AS value FROM ({facts}) GROUP BY of ORDER BY of";
     if period.is_empty() {
         return Ok(Vec::new());
     }
     let (meter, rule) = definition(app, workspace, meter).await?;
     let versions = sync::versions(app, workspace).await?;
-    let selection = Selection::new(&meter.definition, &[(Dimension::Subscription, vec![subscription.to_string()])], &[])?;
+    let selection = Selection::new(&meter, &[Filter::is(Dimension::Subscription, subscription.as_str())], &[])?;
     let mut facts = facts(&selection, period, &rule, String::new());
-    facts.columns.push(("of", String::new(), dimension.sql("of_pointer")));
-    let mut query = selection.bind(facts.query(app, workspace, SUMMED).await?);
-    let mut parameters = selection.parameters();
+    facts.columns.push(Column::of_event("of", &dimension.sql("of_pointer")));
+    let summed = |only: &str| {
+        format!(
+            "SELECT of, count() AS events, lower(leftPad(hex(sum(reinterpretAsUInt128(sipHash128({{ws:String}}, id)))), 32, '0')) AS hash, \
+             {} FROM ({{facts}}) {only} GROUP BY of ORDER BY of",
+            selection.measure.value
+        )
+    };
+    let mut query = selection.parameters.bind(facts.query(app, workspace, &summed("")).await?);
+    let mut parameters = selection.parameters.shown();
     parameters.insert("ws".to_owned(), workspace.as_str().into());
     if let Dimension::Property(pointer) = dimension {
         query = query.param("of_pointer", pointer);
@@ -111,6 +131,8 @@ pub async fn by_value(
     }
     let mut found = Vec::new();
     for row in query.fetch_all::<Found>().await? {
+        // The values of a dimension that have events, but none with a value to take.
+        let Some(value) = selection.measure.quantity(&meter.definition, &row.value, row.n)? else { continue };
         let mut parameters = parameters.clone();
         parameters.insert("value".to_owned(), row.of.as_str().into());
         let proof = Proof {
@@ -118,11 +140,12 @@ pub async fn by_value(
             meter_version: meter.version,
             subscription: subscription.clone(),
             period,
-            query: facts.raw_sql(&SUMMED.replace("GROUP BY of", "WHERE of = {value:String} GROUP BY of")),
+            query: facts.raw_sql(&summed("WHERE of = {value:String}")),
             parameters,
             events: row.events,
             hash: row.hash,
-            value: scaled(&meter, &row.value)?,
+            errors: row.failed,
+            value,
             versions,
         };
         found.push((row.of, proof));
@@ -137,9 +160,7 @@ pub async fn unreadable(app: &App, workspace: &WorkspaceId, meter: &str, period:
     if pointer.is_none() || period.is_empty() {
         return Ok(0);
     }
-    let selection = Selection::new(&meter.definition, &[], &[])?;
-    let mut facts = facts(&selection, period, &rule, String::new());
-    facts.columns.push(("text", String::new(), "properties[{value:String}]".to_owned()));
-    let outer = "SELECT countIf(NOT match(text, '^-?[0-9]{1,26}([.][0-9]{1,12})?$')) FROM ({facts})";
-    Ok(selection.bind(facts.query(app, workspace, outer).await?).fetch_one().await?)
+    let selection = Selection::new(&meter, &[], &[])?;
+    let facts = facts(&selection, period, &rule, String::new());
+    Ok(selection.parameters.bind(facts.query(app, workspace, "SELECT sum(wrong) FROM ({facts})").await?).fetch_one().await?)
 }

@@ -3,10 +3,13 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::MeteringError;
-use crate::facts::Table;
+use serde::{Deserialize, Serialize};
 
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+use crate::MeteringError;
+use crate::facts::Needs;
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum Dimension {
     Consumer,
     Subscription,
@@ -71,7 +74,7 @@ impl Dimension {
     }
 
     /// The slimmest table that knows it.
-    pub(crate) fn table(&self) -> Table {
+    pub(crate) fn needs(&self) -> Needs {
         match self {
             Self::Consumer
             | Self::Subscription
@@ -81,10 +84,10 @@ impl Dimension {
             | Self::Status
             | Self::StatusClass
             | Self::Counted
-            | Self::Reason => Table::Billing,
-            Self::ApiVersion | Self::Route | Self::Method | Self::Credential | Self::Environment | Self::Marker => Table::Routes,
+            | Self::Reason => Needs::Billing,
+            Self::ApiVersion | Self::Route | Self::Method | Self::Credential | Self::Environment | Self::Marker => Needs::Routes,
             Self::Source | Self::Gateway | Self::Country | Self::AnsweredBy | Self::Cached | Self::Subject | Self::Property(_) => {
-                Table::Raw
+                Needs::Raw
             }
         }
     }
@@ -121,5 +124,18 @@ impl FromStr for Dimension {
                 format!("`{shown}` is not known; there are {} and JSON pointers of properties (`/model`)", names.join(", ")),
             )
         })
+    }
+}
+
+impl TryFrom<String> for Dimension {
+    type Error = MeteringError;
+    fn try_from(text: String) -> Result<Self, MeteringError> {
+        text.parse()
+    }
+}
+
+impl From<Dimension> for String {
+    fn from(dimension: Dimension) -> Self {
+        dimension.name().to_owned()
     }
 }

@@ -46,8 +46,18 @@ impl From<MeteringError> for Problem {
             MeteringError::NotFound(what) => Self::not_found(what),
             MeteringError::Conflict { slug, detail } => Self::conflict(slug, detail),
             MeteringError::Database(e) => e.into(),
+            MeteringError::ClickHouse(e) if is_too_much(&e) => Self::invalid_field(
+                "from",
+                "the question takes more time or memory than one may take; ask for a shorter range, wider windows or fewer groups",
+            ),
             MeteringError::ClickHouse(e) => e.into(),
             e @ MeteringError::Unreadable { .. } => Self::internal(&e),
         }
     }
+}
+
+/// ClickHouse gave up at the limits set for a question.
+fn is_too_much(error: &clickhouse::error::Error) -> bool {
+    let text = error.to_string();
+    ["MEMORY_LIMIT_EXCEEDED", "TIMEOUT_EXCEEDED", "TOO_MANY_ROWS_OR_BYTES"].iter().any(|name| text.contains(name))
 }

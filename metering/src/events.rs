@@ -1,6 +1,6 @@
 //! Raw events, one by one, as they were counted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use clickhouse::Row;
@@ -9,10 +9,11 @@ use farebox_core::ids::WorkspaceId;
 use farebox_core::period::Period;
 use serde::{Deserialize, Serialize};
 
-use crate::dimension::Dimension;
-use crate::facts::{Facts, Table};
-use crate::meters::Meter;
-use crate::usage::Selection;
+use crate::facts::{Column, Facts, Table};
+use crate::filter::Filter;
+use crate::meters::{self, Meter};
+use crate::selection::Selection;
+use crate::usage::unknown_meter;
 use crate::{MeteringError, rule};
 
 #[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
@@ -46,6 +47,43 @@ pub struct Event {
     /// Why it does not count; empty when it does.
     pub reason: String,
     pub properties: BTreeMap<String, String>,
+    /// What the meter asked about measures of it, before `divide_by`: 1 for a count; as it came where it is no number.
+    pub amount: String,
+    /// Whether that is a value at all: one that is none is counted as a meter error, never as 0.
+    pub valid: bool,
+}
+
+/// Which events.
+#[derive(Debug, Clone)]
+pub struct EventsQuery {
+    pub workspace: WorkspaceId,
+    pub period: Period,
+    /// All must hold.
+    pub filters: Vec<Filter>,
+    /// Only those behind this meter's number; `calls` are all.
+    pub meter: String,
+    /// Only those whose value is none.
+    pub only_errors: bool,
+    /// Only these identities.
+    pub ids: Option<Vec<String>>,
+    /// Those before: time and id of the last one had.
+    pub before: Option<(DateTime<Utc>, String)>,
+    pub limit: usize,
+}
+
+impl EventsQuery {
+    pub fn new(workspace: &WorkspaceId, period: Period) -> Self {
+        Self {
+            workspace: workspace.clone(),
+            period,
+            filters: Vec::new(),
+            meter: "calls".to_owned(),
+            only_errors: false,
+            ids: None,
+            before: None,
+            limit: 50,
+        }
+    }
 }
 
 #[derive(Row, Deserialize)]
@@ -60,6 +98,8 @@ struct Found {
     response_bytes: u64,
     counted: bool,
     properties: Vec<(String, String)>,
+    seen: String,
+    valid: bool,
 }
 
 /// In the order of `words`.
@@ -82,53 +122,63 @@ const WORDS: [&str; 16] = [
     "reason",
 ];
 
-/// Up to `limit` events of the period, newest first, those before `before` (time and id of the last one had).
-pub async fn list(
-    app: &App,
-    workspace: &WorkspaceId,
-    period: Period,
-    filters: &[(Dimension, Vec<String>)],
-    id: Option<&str>,
-    before: Option<(DateTime<Utc>, &str)>,
-    limit: usize,
-) -> Result<Vec<Event>, MeteringError> {
-    if period.is_empty() {
+/// Events, the newest first.
+pub async fn list(app: &App, asked: &EventsQuery) -> Result<Vec<Event>, MeteringError> {
+    list_of_minutes(app, asked, None).await
+}
+
+/// As [`list`], of these minutes only, which must hold the period.
+pub(crate) async fn list_of_minutes(app: &App, asked: &EventsQuery, minutes: Option<&BTreeSet<u32>>) -> Result<Vec<Event>, MeteringError> {
+    if asked.period.is_empty() {
         return Ok(Vec::new());
     }
-    let rule = rule::current(&mut *app.pg.acquire().await?, workspace).await?.1;
-    let calls = Meter::builtin("calls").ok_or_else(|| MeteringError::NotFound("meter"))?;
-    let selection = Selection::new(&calls.definition, filters, &[])?;
+    let (meter, rule): (Meter, _) = {
+        let mut conn = app.pg.acquire().await?;
+        let meter = meters::get(&mut conn, &asked.workspace, &asked.meter).await?;
+        (meter.ok_or_else(|| unknown_meter(&asked.meter))?, rule::current(&mut conn, &asked.workspace).await?.1)
+    };
+    let selection = Selection::new(&meter, &asked.filters, &[])?;
     let words = WORDS.map(|w| format!("toString({w})")).join(", ");
-    let column = |name, raw: &str| (name, String::new(), raw.to_owned());
     let columns = vec![
-        column("id", "id"),
-        column("at", "toUnixTimestamp64Micro(time)"),
-        column("received", "toUnixTimestamp64Milli(received_at)"),
-        column("words", &format!("[{words}]")),
-        column("status", "status"),
-        column("latency_us", "latency_us"),
-        column("request_bytes", "request_bytes"),
-        column("response_bytes", "response_bytes"),
-        column("counted", "counted"),
-        column("properties", "CAST(properties, 'Map(String, String)')"),
+        Column::of_event("id", "id"),
+        Column::of_event("at", "toUnixTimestamp64Micro(time)"),
+        Column::of_event("received", "toUnixTimestamp64Milli(received_at)"),
+        Column::of_event("words", &format!("[{words}]")),
+        Column::of_event("status", "status"),
+        Column::of_event("latency_us", "latency_us"),
+        Column::of_event("request_bytes", "request_bytes"),
+        Column::of_event("response_bytes", "response_bytes"),
+        Column::of_event("counted", "counted"),
+        Column::of_event("properties", "CAST(properties, 'Map(String, String)')"),
+        Column::of_event("seen", &selection.measure.seen),
+        Column::of_event("valid", &format!("toBool({})", selection.measure.valid)),
     ];
-    let mut conditions = vec![selection.filter.clone()];
-    conditions.retain(|c| !c.is_empty());
-    if id.is_some() {
-        conditions.push("id = {id:String}".to_owned());
+    let mut raw = selection.raw.clone();
+    let mut scope = String::new();
+    if asked.ids.is_some() {
+        scope.push_str("AND id IN {ids:Array(String)} ");
     }
-    if before.is_some() {
-        conditions.push("(toUnixTimestamp64Micro(time), id) < ({before_at:Int64}, {before_id:String})".to_owned());
+    if let Some(minutes) = minutes {
+        let minutes: Vec<_> = minutes.iter().map(u32::to_string).collect();
+        scope.push_str(&format!("AND toStartOfMinute(time) IN ({})", minutes.join(", ")));
     }
-    let facts = Facts { table: Table::Raw, period, columns, filter: conditions.join(" AND "), rule: &rule };
+    if asked.only_errors {
+        raw.push_str(&format!(" AND NOT ({})", selection.measure.valid));
+    }
+    if asked.before.is_some() {
+        raw.push_str(" AND (toUnixTimestamp64Micro(time), id) < ({before_at:Int64}, {before_id:String})");
+    }
+    let facts = Facts { table: Table::Raw, period: asked.period, columns, rolled: String::new(), raw, scope, rule: &rule };
     let outer = format!(
-        "SELECT id, at, received, words, status, latency_us, request_bytes, response_bytes, counted, properties FROM ({{facts}}) ORDER BY at DESC, id DESC LIMIT {limit}"
+        "SELECT id, at, received, words, status, latency_us, request_bytes, response_bytes, counted, properties, seen, valid FROM ({{facts}}) \
+         ORDER BY at DESC, id DESC LIMIT {}",
+        asked.limit
     );
-    let mut query = selection.bind(facts.query(app, workspace, &outer).await?);
-    if let Some(id) = id {
-        query = query.param("id", id);
+    let mut query = selection.parameters.bind(facts.query(app, &asked.workspace, &outer).await?);
+    if let Some(ids) = &asked.ids {
+        query = query.param("ids", ids);
     }
-    if let Some((at, id)) = before {
+    if let Some((at, id)) = &asked.before {
         query = query.param("before_at", at.timestamp_micros()).param("before_id", id);
     }
     let found: Vec<Found> = query.fetch_all().await?;
@@ -165,6 +215,8 @@ impl From<Found> for Event {
             response_bytes: row.response_bytes,
             counted: row.counted,
             properties: row.properties.into_iter().collect(),
+            amount: row.seen,
+            valid: row.valid,
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Where numbers come from: rollup rows of minutes that are clean, and raw events of those that are not, by one
 //! [`plan`]. Together exact, and fresh as soon as an event is stored.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use clickhouse::query::Query;
 use farebox_core::App;
@@ -8,45 +10,136 @@ use farebox_core::ids::WorkspaceId;
 use farebox_core::period::{Period, floor_minute};
 
 use crate::attribution::attributed;
+use crate::dimension::Dimension;
+use crate::filter::Parameters;
+use crate::measure::{Measure, own_filters};
+use crate::meters::Meter;
 use crate::rule::CountingRule;
 use crate::{MeteringError, plan};
 
 /// With more dirty minutes than this, everything is read from events.
 const MOST_DIRTY: usize = 5000;
 
-/// From slim to full.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Table {
+/// What a question needs to know of events, from slim to full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Needs {
     Billing,
     Routes,
     /// Only the events themselves know.
     Raw,
 }
 
-impl Table {
-    pub const ROLLUPS: [Self; 2] = [Self::Billing, Self::Routes];
+/// Where rows come from.
+#[derive(Debug, Clone)]
+pub(crate) enum Table {
+    Billing,
+    Routes,
+    /// The rollup of a meter's own.
+    Meter(Arc<MeterTable>),
+    Raw,
+}
 
-    pub fn name(self) -> &'static str {
+/// A meter that no common rollup can answer has its own, one for each version.
+#[derive(Debug)]
+pub(crate) struct MeterTable {
+    /// `meter@version`, of a closed alphabet.
+    pub name: String,
+    /// Which attributed events, and what is computed of them.
+    conditions: String,
+    dims: String,
+    measures: Vec<(&'static str, String)>,
+    parameters: Parameters,
+}
+
+impl MeterTable {
+    pub fn new(meter: &Meter) -> Result<Self, MeteringError> {
+        let mut parameters = Parameters::default();
+        let measure = Measure::new(&meter.definition, &mut parameters)?;
+        let conditions = parameters.conditions(&own_filters(&meter.definition)?, "o");
+        let mut dims = Vec::new();
+        for (n, name) in meter.definition.group_by.iter().enumerate() {
+            dims.push(parameters.dimension(&name.parse()?, &format!("k{n}")));
+        }
+        let dims = if dims.is_empty() { "emptyArrayString()".to_owned() } else { format!("[{}]", dims.join(", ")) };
+        let measures = [("events", "count()".to_owned())].into_iter().chain(measure.kept).collect();
+        Ok(Self { name: format!("{}@{}", meter.definition.name, meter.version), conditions, dims, measures, parameters })
+    }
+
+    /// Whether a meter needs one at all.
+    pub fn is_needed(meter: &Meter) -> Result<bool, MeteringError> {
+        let measure = Measure::new(&meter.definition, &mut Parameters::default())?;
+        Ok(measure.needs == Needs::Raw || own_filters(&meter.definition)?.iter().any(|f| f.dimension.needs() == Needs::Raw))
+    }
+
+    /// Whether a rollup that keeps these dimensions knows this one.
+    pub fn has(kept: &[Dimension], dimension: &Dimension) -> bool {
+        matches!(dimension, Dimension::Consumer | Dimension::Subscription | Dimension::Plan) || kept.contains(dimension)
+    }
+}
+
+impl Table {
+    pub const COMMON: [Self; 2] = [Self::Billing, Self::Routes];
+
+    /// Its name in `rollup_gen`.
+    pub fn rollup(&self) -> String {
+        match self {
+            Self::Meter(table) => format!("{METER}{}", table.name),
+            other => other.name().to_owned(),
+        }
+    }
+
+    /// The table that holds it.
+    pub fn name(&self) -> &'static str {
         match self {
             Self::Billing => "billing_minute",
             Self::Routes => "routes_minute",
+            Self::Meter(_) => "meter_minute",
             Self::Raw => "events",
         }
     }
 
-    /// The columns that identify a group of a rollup, `workspace` and `gen` aside.
-    pub fn dimensions(self) -> &'static str {
+    /// `INSERT INTO <rollup> ...` from attributed events, as one generation; with what it binds.
+    pub fn fill(&self, attributed: &str, generation: u64) -> (String, Parameters) {
+        let (dimensions, from, measures, parameters) = match self {
+            Self::Meter(table) => (
+                format!("'{}' AS meter, {METER_DIMENSIONS}", table.name),
+                format!("(SELECT *, {} AS dims FROM ({attributed}) WHERE {})", table.dims, table.conditions),
+                table.measures.clone(),
+                table.parameters.clone(),
+            ),
+            other => {
+                let measures = other.measures().iter().map(|(name, sql)| (*name, (*sql).to_owned())).collect();
+                (other.dimensions().to_owned(), format!("({attributed})"), measures, Parameters::default())
+            }
+        };
+        let columns = match self {
+            Self::Meter(_) => format!("meter, {METER_DIMENSIONS}"),
+            other => other.dimensions().to_owned(),
+        };
+        let (names, sqls): (Vec<_>, Vec<_>) = measures.into_iter().unzip();
+        let sql = format!(
+            "INSERT INTO {} (workspace, {columns}, {}, gen) SELECT {{ws:String}}, {dimensions}, {}, toUInt64({generation}) FROM {from} GROUP BY {columns}",
+            self.name(),
+            names.join(", "),
+            sqls.join(", "),
+        );
+        (sql, parameters)
+    }
+
+    /// The columns that identify a group, `workspace` and `gen` aside.
+    fn dimensions(&self) -> &'static str {
         match self {
             Self::Billing => "consumer, minute, subscription, plan, api, type, status, counted, reason",
             Self::Routes => {
                 "consumer, minute, subscription, plan, credential, environment, api, api_version, route, method, type, marker, status, counted, reason"
             }
+            Self::Meter(_) => METER_DIMENSIONS,
             Self::Raw => "",
         }
     }
 
-    /// A rollup's measures: column and how it is computed from attributed events.
-    pub fn measures(self) -> &'static [(&'static str, &'static str)] {
+    /// A common rollup's measures: column and how it is computed from attributed events.
+    fn measures(&self) -> &'static [(&'static str, &'static str)] {
         match self {
             Self::Billing => &[("events", "count()")],
             Self::Routes => &[
@@ -57,42 +150,66 @@ impl Table {
                 ("first", "min(time)"),
                 ("last", "max(time)"),
             ],
-            Self::Raw => &[],
+            Self::Meter(_) | Self::Raw => &[],
         }
     }
 }
 
+/// Before a meter's name in `rollup_gen`.
+pub(crate) const METER: &str = "meter/";
+const METER_DIMENSIONS: &str = "consumer, minute, subscription, plan, dims";
+
 /// A column of the union: its name, its expression over a rollup row, and over an attributed event.
-pub(crate) type Column<'a> = (&'a str, String, String);
+#[derive(Debug, Clone)]
+pub(crate) struct Column {
+    pub name: String,
+    pub rolled: String,
+    pub raw: String,
+}
+
+impl Column {
+    pub fn new(name: impl Into<String>, rolled: impl Into<String>, raw: impl Into<String>) -> Self {
+        Self { name: name.into(), rolled: rolled.into(), raw: raw.into() }
+    }
+
+    /// Known by events alone.
+    pub fn of_event(name: &str, raw: &str) -> Self {
+        Self::new(name, "", raw)
+    }
+}
 
 /// A query over facts. `select` is everything around the union, with `{facts}` in its place.
 pub(crate) struct Facts<'a> {
     pub table: Table,
     pub period: Period,
-    pub columns: Vec<Column<'a>>,
-    /// Condition over dimensions, empty for none.
-    pub filter: String,
+    pub columns: Vec<Column>,
+    /// Condition on rows of the rollup; empty for none.
+    pub rolled: String,
+    /// Condition on attributed events; empty for none.
+    pub raw: String,
+    /// ANDed to the choice of raw events, as in [`attributed`]; empty for none.
+    pub scope: String,
     pub rule: &'a CountingRule,
 }
 
 impl Facts<'_> {
     /// `outer` with `{facts}` replaced by the union; parameters still to be bound besides `ws` and the plan's.
     pub async fn query(&self, app: &App, workspace: &WorkspaceId, outer: &str) -> Result<Query, MeteringError> {
-        if self.table == Table::Raw {
+        if matches!(self.table, Table::Raw) {
             return Ok(bound(app, workspace, &self.raw_sql(outer)));
         }
-        let plan = plan::plan(app, workspace, self.table, self.period).await?;
+        let plan = plan::plan(app, workspace, &self.table.rollup(), self.period).await?;
         if plan.dirty.len() > MOST_DIRTY {
             return Ok(bound(app, workspace, &self.raw_sql(outer)));
         }
         let mut branches = Vec::new();
         if !plan.starts.is_empty() {
-            branches.push(self.rolled());
+            branches.push(self.rolled_sql());
         }
         if branches.is_empty() || !plan.dirty.is_empty() {
             let minutes: Vec<_> = plan.dirty.iter().map(u32::to_string).collect();
             let minutes = if minutes.is_empty() { "0".to_owned() } else { minutes.join(", ") };
-            branches.push(self.raw(&format!("AND toStartOfMinute(time) IN ({minutes})")));
+            branches.push(self.events_sql(&format!("AND toStartOfMinute(time) IN ({minutes})")));
         }
         let query = bound(app, workspace, &outer.replace("{facts}", &branches.join(" UNION ALL ")));
         if plan.starts.is_empty() {
@@ -103,24 +220,24 @@ impl Facts<'_> {
 
     /// From events alone, whatever the table.
     pub fn raw_sql(&self, outer: &str) -> String {
-        outer.replace("{facts}", &self.raw(""))
+        outer.replace("{facts}", &self.events_sql(""))
     }
 
-    fn raw(&self, scope: &str) -> String {
-        let columns: Vec<_> = self.columns.iter().map(|(name, _, raw)| format!("{raw} AS {name}")).collect();
-        let scope = format!("{} {scope}", range("toStartOfMinute(time)", self.period));
-        format!("SELECT {} FROM ({}) WHERE {}{}", columns.join(", "), attributed(self.rule, &scope), exact(self.period), and(&self.filter))
+    fn events_sql(&self, scope: &str) -> String {
+        let columns: Vec<_> = self.columns.iter().map(|c| format!("{} AS {}", c.raw, c.name)).collect();
+        let scope = format!("{} {} {scope}", range("toStartOfMinute(time)", self.period), self.scope);
+        format!("SELECT {} FROM ({}) WHERE {}{}", columns.join(", "), attributed(self.rule, &scope), exact(self.period), and(&self.raw))
     }
 
-    fn rolled(&self) -> String {
-        let columns: Vec<_> = self.columns.iter().map(|(name, rolled, _)| format!("{rolled} AS {name}")).collect();
+    fn rolled_sql(&self) -> String {
+        let columns: Vec<_> = self.columns.iter().map(|c| format!("{} AS {}", c.rolled, c.name)).collect();
         format!(
             "SELECT {} FROM {} WHERE workspace = {{ws:String}} {} AND gen = transform(roundDown(toUnixTimestamp(minute), {{plan_starts:Array(UInt32)}}), \
              {{plan_starts:Array(UInt32)}}, {{plan_gens:Array(UInt64)}}, toUInt64(0)){}",
             columns.join(", "),
             self.table.name(),
             range("minute", plan::whole_and_cut(self.period).0),
-            and(&self.filter)
+            and(&self.rolled)
         )
     }
 }
@@ -130,6 +247,8 @@ pub(crate) fn bound(app: &App, workspace: &WorkspaceId, sql: &str) -> Query {
     app.clickhouse
         .query_raw(sql)
         .with_setting("max_execution_time", "60")
+        // A question that would need more is refused, not answered at the cost of all others.
+        .with_setting("max_memory_usage", "4000000000")
         .with_setting("max_query_size", "4194304")
         .with_setting("do_not_merge_across_partitions_select_final", "1")
         .param("ws", workspace.as_str())
@@ -140,13 +259,13 @@ fn and(condition: &str) -> String {
 }
 
 /// Whole minutes that overlap the period.
-fn range(column: &str, period: Period) -> String {
+pub(crate) fn range(column: &str, period: Period) -> String {
     let start = floor_minute(period.start).timestamp();
     let end = floor_minute(period.end + TimeDelta::microseconds(59_999_999)).timestamp();
     format!("AND {column} >= {} AND {column} < {}", minute_sql(start), minute_sql(end))
 }
 
-fn exact(period: Period) -> String {
+pub(crate) fn exact(period: Period) -> String {
     format!("time >= {} AND time < {}", instant_sql(period.start), instant_sql(period.end))
 }
 

@@ -8,7 +8,7 @@ use farebox_core::ids::{ConsumerId, CredentialId, WorkspaceId};
 use farebox_core::period::Period;
 use serde::Deserialize;
 
-use crate::facts::{Facts, Table};
+use crate::facts::{Column, Facts, Table};
 use crate::{MeteringError, rule};
 
 /// One request as it was counted.
@@ -54,7 +54,7 @@ pub async fn calls(
     limit: usize,
 ) -> Result<Vec<Call>, MeteringError> {
     let rule = rule::current(&mut *app.pg.acquire().await?, workspace).await?.1;
-    let column = |name, raw: &str| (name, String::new(), raw.to_owned());
+    let column = Column::of_event;
     let columns = vec![
         column("id", "id"),
         column("at", "toUnixTimestamp64Micro(time)"),
@@ -75,7 +75,9 @@ pub async fn calls(
             table: Table::Raw,
             period: Period { start, end: period.end },
             columns: columns.clone(),
-            filter: filter.clone(),
+            rolled: String::new(),
+            raw: filter.clone(),
+            scope: String::new(),
             rule: &rule,
         };
         let outer = format!(
@@ -114,8 +116,9 @@ pub async fn last_used(
         at: i64,
     }
     let rule = rule::current(&mut *app.pg.acquire().await?, workspace).await?.1;
-    let columns = vec![("credential", "credential".to_owned(), "credential".to_owned()), ("last_at", "last".to_owned(), "time".to_owned())];
-    let facts = Facts { table: Table::Routes, period, columns, filter: "consumer = {consumer:String}".to_owned(), rule: &rule };
+    let columns = vec![Column::new("credential", "credential", "credential"), Column::new("last_at", "last", "time")];
+    let own = "consumer = {consumer:String}".to_owned();
+    let facts = Facts { table: Table::Routes, period, columns, rolled: own.clone(), raw: own, scope: String::new(), rule: &rule };
     let outer = "SELECT credential, toUnixTimestamp64Micro(max(last_at)) AS at FROM ({facts}) GROUP BY credential";
     let found: Vec<Last> = facts.query(app, workspace, outer).await?.param("consumer", consumer.as_str()).fetch_all().await?;
     Ok(found.into_iter().map(|row| (row.credential.parse().ok(), DateTime::from_timestamp_micros(row.at).unwrap_or_default())).collect())

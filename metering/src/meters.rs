@@ -4,12 +4,16 @@
 use std::collections::BTreeMap;
 
 use bigdecimal::BigDecimal;
+use chrono::{DateTime, Utc};
 use farebox_core::clock;
 use farebox_core::event;
 use farebox_core::ids::{MeterId, WorkspaceId};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
+pub use crate::measure::check;
+
+use crate::filter::Test;
 use crate::{MeteringError, timelines};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -17,6 +21,32 @@ use crate::{MeteringError, timelines};
 pub enum Aggregate {
     Count,
     Sum,
+    Avg,
+    Min,
+    Max,
+    /// Different values, exactly.
+    UniqueCount,
+    /// The value of the latest event, by time, then id.
+    Latest,
+    /// The value at position floor(p/100 * n) of the n sorted values, counted from 0: exact, never interpolated.
+    Percentile,
+}
+
+impl Aggregate {
+    pub const ALL: [Self; 8] = [Self::Count, Self::Sum, Self::Avg, Self::Min, Self::Max, Self::UniqueCount, Self::Latest, Self::Percentile];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Count => "count",
+            Self::Sum => "sum",
+            Self::Avg => "avg",
+            Self::Min => "min",
+            Self::Max => "max",
+            Self::UniqueCount => "unique_count",
+            Self::Latest => "latest",
+            Self::Percentile => "percentile",
+        }
+    }
 }
 
 /// A definition, as in the catalogue.
@@ -28,18 +58,23 @@ pub struct Definition {
     #[serde(default = "request")]
     pub event: String,
     pub aggregate: Aggregate,
-    /// What is summed: `latency_us`, `request_bytes`, `response_bytes`, or the JSON pointer of a property.
+    /// What is aggregated: `latency_us`, `request_bytes`, `response_bytes`, `status`, or the JSON pointer of a property.
+    /// For `unique_count` any dimension, such as `subject`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<String>,
+    /// For `percentile`: which one, above 0 and below 100.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub percentile: Option<BigDecimal>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unit: Option<String>,
-    /// The sum is divided by this, at most 12 decimals being kept.
+    /// The value is divided by this, at most 12 decimals being kept (half to even).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub divide_by: Option<BigDecimal>,
-    /// Dimension or JSON pointer -> the values it may have.
+    /// Dimension or JSON pointer -> the values it may have, or a condition on them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub filter: BTreeMap<String, Vec<String>>,
+    pub filter: BTreeMap<String, Test>,
     /// Only events that count by the workspace's rule.
     #[serde(default)]
     pub counted: bool,
@@ -73,6 +108,7 @@ impl Meter {
             event,
             aggregate: Aggregate::Count,
             value: None,
+            percentile: None,
             unit: None,
             divide_by: None,
             filter: BTreeMap::new(),
@@ -85,7 +121,7 @@ impl Meter {
 
 /// Creates the meter, or a new version of it when the definition differs from the one in force.
 pub async fn upsert(conn: &mut PgConnection, workspace: &WorkspaceId, definition: &Definition) -> Result<Meter, MeteringError> {
-    crate::measure::check(definition)?;
+    check(definition)?;
     timelines::lock(conn, &format!("meter {workspace} {}", definition.name)).await?;
     let current = get(conn, workspace, &definition.name).await?;
     if let Some(current) = &current
@@ -142,6 +178,29 @@ pub async fn list(conn: &mut PgConnection, workspace: &WorkspaceId) -> Result<Ve
         meters.push(read(row.version, row.definition)?);
     }
     Ok(meters)
+}
+
+/// Of all workspaces: the versions in force.
+pub(crate) async fn all(conn: &mut PgConnection) -> Result<Vec<(WorkspaceId, Meter)>, MeteringError> {
+    let rows = sqlx::query!(
+        r#"SELECT DISTINCT ON (workspace_id, name) workspace_id AS "workspace: WorkspaceId", version, definition FROM meters
+           ORDER BY workspace_id, name, version DESC"#
+    )
+    .fetch_all(conn)
+    .await?;
+    rows.into_iter().map(|row| Ok((row.workspace, read(row.version, row.definition)?))).collect()
+}
+
+/// Every version a meter has had, the newest first, with when it came into force.
+pub async fn versions(conn: &mut PgConnection, workspace: &WorkspaceId, name: &str) -> Result<Vec<(Meter, DateTime<Utc>)>, MeteringError> {
+    let rows = sqlx::query!(
+        "SELECT version, definition, created_at FROM meters WHERE workspace_id = $1 AND name = $2 ORDER BY version DESC",
+        workspace.as_str(),
+        name
+    )
+    .fetch_all(conn)
+    .await?;
+    rows.into_iter().map(|row| Ok((read(row.version, row.definition)?, row.created_at))).collect()
 }
 
 fn read(version: i32, definition: serde_json::Value) -> Result<Meter, MeteringError> {

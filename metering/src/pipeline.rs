@@ -1,6 +1,8 @@
 //! How the pipeline is: what arrived, what is counted, what waits.
 
-use std::time::Duration;
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use clickhouse::Row;
@@ -9,13 +11,13 @@ use farebox_core::kafka::EVENTS;
 use farebox_core::period::{Period, floor_minute};
 use farebox_core::{App, clock};
 use rdkafka::TopicPartitionList;
-use rdkafka::consumer::{Consumer, DefaultConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer, DefaultConsumerContext};
 use serde::{Deserialize, Serialize};
 
 use crate::completeness::{self, SourceProgress};
 use crate::consumer::GROUP;
 use crate::facts::{Table, bound};
-use crate::{MeteringError, usage};
+use crate::{MeteringError, plan, usage};
 
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct PipelineStatus {
@@ -48,22 +50,21 @@ pub struct PartitionLag {
 pub async fn status(app: &App, workspace: &WorkspaceId) -> Result<PipelineStatus, MeteringError> {
     #[derive(Row, Deserialize)]
     struct Touched {
-        dirty: u64,
         first: u32,
         last: u32,
     }
     let as_of = clock::now();
-    let progress = completeness::of(app, workspace).await?;
-    let sql = format!(
-        "SELECT countIf(t.touched_n > g.done_n) AS dirty, toUnixTimestamp(min(t.minute)) AS first, toUnixTimestamp(max(t.minute)) AS last FROM \
-         (SELECT minute, sum(n) AS touched_n FROM touched WHERE workspace = {{ws:String}} GROUP BY minute) AS t LEFT JOIN \
-         (SELECT bucket, max(n) AS done_n FROM rollup_gen WHERE rollup = '{}' AND workspace = {{ws:String}} GROUP BY bucket) AS g ON t.minute = g.bucket",
-        Table::Billing.name()
-    );
-    let touched: Touched = bound(app, workspace, &sql).fetch_one().await?;
+    let (progress, partitions) = tokio::join!(completeness::of(app, workspace), lag(app));
+    let progress = progress?;
+    let sql =
+        "SELECT toUnixTimestamp(min(minute)) AS first, toUnixTimestamp(max(minute)) AS last FROM touched WHERE workspace = {ws:String}";
+    let touched: Touched = bound(app, workspace, sql).fetch_one().await?;
     let at = |seconds: u32, more: i64| DateTime::from_timestamp(i64::from(seconds) + more, 0).unwrap_or_default();
     let (start, until) = (at(touched.first, 0), floor_minute(as_of));
-    let whole = Period { start, end: at(touched.last, 60).min(until).max(start) };
+    let ever = Period { start, end: at(touched.last, 60) };
+    // By remembered plans: only days that changed are looked at anew.
+    let dirty = plan::plan(app, workspace, &Table::Billing.rollup(), ever).await?.dirty.len() as u64;
+    let whole = Period { start, end: ever.end.min(until).max(start) };
     let calls = usage::query(app, &usage::UsageQuery::new(workspace, "calls", whole)).await?;
     let counted = calls.rows.first().and_then(|row| row.value.to_plain_string().parse().ok()).unwrap_or(0);
     let deliveries = progress.sources.iter().map(|s| s.deliveries).sum::<u64>();
@@ -71,11 +72,11 @@ pub async fn status(app: &App, workspace: &WorkspaceId) -> Result<PipelineStatus
         deliveries,
         counted,
         until,
-        dirty_minutes: touched.dirty,
+        dirty_minutes: dirty,
         last_event: progress.sources.iter().map(|s| s.newest).max(),
         complete_until: progress.complete_until,
         sources: progress.sources,
-        partitions: lag(app).await,
+        partitions,
         as_of,
     })
 }
@@ -86,27 +87,55 @@ pub async fn stored(app: &App, workspace: &WorkspaceId, until: DateTime<Utc>) ->
     Ok(bound(app, workspace, sql).param("until", until.timestamp()).fetch_one().await?)
 }
 
-/// How far the consumer group is behind.
+/// How far the consumer group is behind, as of a second ago at most.
 pub async fn lag(app: &App) -> Option<Vec<PartitionLag>> {
+    let topic = app.kafka.name(EVENTS);
+    let fresh = |known: &Known| known.lag.as_ref().filter(|(at, _)| at.elapsed() < LAG_HOLDS).map(|(_, lag)| lag.clone());
+    if let Some(lag) = known().get(&topic).and_then(fresh) {
+        return lag;
+    }
     let kafka = app.kafka.clone();
     let ask = move || {
-        let timeout = Duration::from_secs(2);
-        // Not subscribed, so it asks about the group without being a member.
-        let consumer = kafka.base_consumer(GROUP, DefaultConsumerContext).ok()?;
-        let topic = kafka.name(EVENTS);
-        let metadata = consumer.fetch_metadata(Some(&topic), timeout).ok()?;
-        let mut list = TopicPartitionList::new();
-        for partition in metadata.topics().first()?.partitions() {
-            list.add_partition(&topic, partition.id());
-        }
-        let committed = consumer.committed_offsets(list, timeout).ok()?;
-        let mut lags = Vec::new();
-        for element in committed.elements() {
-            let (low, end) = consumer.fetch_watermarks(&topic, element.partition(), timeout).ok()?;
-            let committed = element.offset().to_raw().filter(|offset| *offset >= 0).unwrap_or(low);
-            lags.push(PartitionLag { partition: element.partition(), committed, end, lag: end - committed });
-        }
-        Some(lags)
+        let consumer = known().get(&topic).map(|known| known.consumer.clone());
+        let consumer = match consumer {
+            Some(consumer) => consumer,
+            // Not subscribed, so it asks about the group without being a member. Kept: connecting costs most.
+            None => Arc::new(kafka.base_consumer(GROUP, DefaultConsumerContext).ok()?),
+        };
+        let lag = ask_kafka(&consumer, &topic);
+        known().insert(topic, Known { consumer, lag: Some((Instant::now(), lag.clone())) });
+        lag
     };
     tokio::task::spawn_blocking(ask).await.ok().flatten()
+}
+
+const LAG_HOLDS: Duration = Duration::from_secs(1);
+
+struct Known {
+    consumer: Arc<BaseConsumer>,
+    lag: Option<(Instant, Option<Vec<PartitionLag>>)>,
+}
+
+/// By topic.
+static KNOWN: LazyLock<Mutex<HashMap<String, Known>>> = LazyLock::new(Mutex::default);
+
+fn known() -> MutexGuard<'static, HashMap<String, Known>> {
+    KNOWN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn ask_kafka(consumer: &BaseConsumer, topic: &str) -> Option<Vec<PartitionLag>> {
+    let timeout = Duration::from_secs(2);
+    let metadata = consumer.fetch_metadata(Some(topic), timeout).ok()?;
+    let mut list = TopicPartitionList::new();
+    for partition in metadata.topics().first()?.partitions() {
+        list.add_partition(topic, partition.id());
+    }
+    let committed = consumer.committed_offsets(list, timeout).ok()?;
+    let mut lags = Vec::new();
+    for element in committed.elements() {
+        let (low, end) = consumer.fetch_watermarks(topic, element.partition(), timeout).ok()?;
+        let committed = element.offset().to_raw().filter(|offset| *offset >= 0).unwrap_or(low);
+        lags.push(PartitionLag { partition: element.partition(), committed, end, lag: end - committed });
+    }
+    Some(lags)
 }

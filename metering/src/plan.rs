@@ -4,7 +4,7 @@
 //! question about months costs little more than one about today. A remembered generation is always still there:
 //! superseded ones are deleted an hour after they were superseded, and no plan is remembered that long.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use farebox_core::period::{Period, floor_minute};
 use serde::Deserialize;
 
 use crate::MeteringError;
-use crate::facts::{Table, bound};
+use crate::facts::bound;
 
 const DAY: u32 = 86_400;
 /// How long a day's plan is trusted.
@@ -47,11 +47,23 @@ struct Remembered {
 struct Key {
     database: String,
     workspace: WorkspaceId,
-    table: Table,
+    rollup: String,
     day: u32,
 }
 
-static DAYS: LazyLock<Mutex<HashMap<Key, Remembered>>> = LazyLock::new(Mutex::default);
+#[derive(Default)]
+struct Memory {
+    days: HashMap<Key, Remembered>,
+    /// Days that had dirty minutes when they were last looked at.
+    hot: HashSet<Key>,
+}
+
+static DAYS: LazyLock<Mutex<Memory>> = LazyLock::new(Mutex::default);
+
+/// As if the process had just started.
+pub fn forget() {
+    *DAYS.lock().unwrap_or_else(PoisonError::into_inner) = Memory::default();
+}
 
 /// The whole minutes of a period, and those that its ends cut.
 pub(crate) fn whole_and_cut(period: Period) -> (Period, Vec<u32>) {
@@ -68,7 +80,7 @@ fn seconds(at: i64) -> u32 {
     u32::try_from(at.max(0)).unwrap_or(u32::MAX)
 }
 
-pub(crate) async fn plan(app: &App, workspace: &WorkspaceId, table: Table, period: Period) -> Result<Plan, MeteringError> {
+pub(crate) async fn plan(app: &App, workspace: &WorkspaceId, rollup: &str, period: Period) -> Result<Plan, MeteringError> {
     #[derive(Row, Deserialize)]
     struct Day {
         day: u32,
@@ -81,13 +93,22 @@ pub(crate) async fn plan(app: &App, workspace: &WorkspaceId, table: Table, perio
          GROUP BY day ORDER BY day",
         between("minute", first, last)
     );
-    let days: Vec<Day> = bound(app, workspace, &sql).fetch_all().await?;
-    let key = |day| Key { database: app.config.clickhouse.database.clone(), workspace: workspace.clone(), table, day };
+    let key = |day| Key { database: app.config.clickhouse.database.clone(), workspace: workspace.clone(), rollup: rollup.to_owned(), day };
+    // Days that were dirty the last time most likely are again: they are looked up beside the sums, not after them.
+    let hot: Vec<u32> = {
+        let known = DAYS.lock().unwrap_or_else(PoisonError::into_inner);
+        let hot = known.hot.iter().filter(|k| k.rollup == rollup && k.workspace == *workspace && (first..last).contains(&k.day));
+        let mut hot: Vec<_> = hot.filter(|k| k.database == app.config.clickhouse.database).map(|k| k.day).collect();
+        hot.sort_unstable();
+        hot
+    };
+    let sums = async { Ok::<_, MeteringError>(bound(app, workspace, &sql).fetch_all::<Day>().await?) };
+    let (days, mut looked_up) = tokio::try_join!(sums, look_up(app, workspace, rollup, &hot))?;
     let mut known: BTreeMap<u32, Runs> = BTreeMap::new();
     {
         let remembered = DAYS.lock().unwrap_or_else(PoisonError::into_inner);
         for day in &days {
-            if let Some(found) = remembered.get(&key(day.day))
+            if let Some(found) = remembered.days.get(&key(day.day))
                 && found.touched == day.touched
                 && found.at.elapsed() < REMEMBER
             {
@@ -95,23 +116,23 @@ pub(crate) async fn plan(app: &App, workspace: &WorkspaceId, table: Table, perio
             }
         }
     }
-    let stale: Vec<_> = days.iter().filter(|d| !known.contains_key(&d.day)).collect();
-    if !stale.is_empty() {
-        let list: Vec<_> = stale.iter().map(|d| d.day).collect();
-        let mut fresh = look_up(app, workspace, table, &list).await?;
-        let mut remembered = DAYS.lock().unwrap_or_else(PoisonError::into_inner);
-        if remembered.values().map(|r| r.runs.len()).sum::<usize>() > MOST_RUNS {
-            remembered.clear();
+    let stale: Vec<_> = days.iter().map(|d| d.day).filter(|day| !known.contains_key(day) && !looked_up.contains_key(day)).collect();
+    looked_up.extend(look_up(app, workspace, rollup, &stale).await?);
+    let mut remembered = DAYS.lock().unwrap_or_else(PoisonError::into_inner);
+    if remembered.days.values().map(|r| r.runs.len()).sum::<usize>() > MOST_RUNS {
+        *remembered = Memory::default();
+    }
+    for (day, (touched, runs)) in looked_up {
+        let runs: Runs = Arc::new(runs);
+        // A dirty minute gets clean without being touched: such a day is looked up again. The sum is of the same look as
+        // the minutes, so that a touch after it is noticed the next time.
+        if runs.iter().all(|(_, generation)| *generation != 0) {
+            remembered.hot.remove(&key(day));
+            remembered.days.insert(key(day), Remembered { touched, at: Instant::now(), runs: runs.clone() });
+        } else {
+            remembered.hot.insert(key(day));
         }
-        for day in stale {
-            let runs: Runs = Arc::new(fresh.remove(&day.day).unwrap_or_default());
-            // A dirty minute gets clean without being touched: such a day is looked up again. The sum was read before
-            // the minutes, so that a touch in between is noticed the next time.
-            if runs.iter().all(|(_, generation)| *generation != 0) {
-                remembered.insert(key(day.day), Remembered { touched: day.touched, at: Instant::now(), runs: runs.clone() });
-            }
-            known.insert(day.day, runs);
-        }
+        known.insert(day, runs);
     }
     Ok(assemble(known.values().flat_map(|runs| runs.iter().copied()), whole, cut))
 }
@@ -132,12 +153,21 @@ fn assemble(runs: impl Iterator<Item = (u32, u64)>, whole: Period, cut: Vec<u32>
     plan
 }
 
-/// The runs of some days.
-async fn look_up(app: &App, workspace: &WorkspaceId, table: Table, days: &[u32]) -> Result<HashMap<u32, Vec<(u32, u64)>>, MeteringError> {
+/// Some days: how often each was touched, and its runs.
+async fn look_up(
+    app: &App,
+    workspace: &WorkspaceId,
+    rollup: &str,
+    days: &[u32],
+) -> Result<HashMap<u32, (u64, Vec<(u32, u64)>)>, MeteringError> {
     #[derive(Row, Deserialize)]
     struct Minute {
         at: u32,
+        touched: u64,
         current: u64,
+    }
+    if days.is_empty() {
+        return Ok(HashMap::new());
     }
     let (first, last) = (days.first().copied().unwrap_or(0), days.last().copied().unwrap_or(0) + 1);
     let list: Vec<_> = days.iter().map(u32::to_string).collect();
@@ -147,18 +177,19 @@ async fn look_up(app: &App, workspace: &WorkspaceId, table: Table, days: &[u32])
         format!("{}{days}", between(column, first, last))
     };
     let sql = format!(
-        "SELECT toUnixTimestamp(t.minute) AS at, if(g.done_n >= t.touched_n, g.last_gen, 0) AS current FROM \
+        "SELECT toUnixTimestamp(t.minute) AS at, t.touched_n AS touched, if(g.done_n >= t.touched_n, g.last_gen, 0) AS current FROM \
          (SELECT minute, sum(n) AS touched_n FROM touched WHERE workspace = {{ws:String}} {} GROUP BY minute) AS t LEFT JOIN \
          (SELECT bucket, max(n) AS done_n, argMax(gen, (n, gen)) AS last_gen FROM rollup_gen \
          WHERE rollup = '{}' AND workspace = {{ws:String}} {} GROUP BY bucket) AS g ON t.minute = g.bucket ORDER BY at",
         only("minute"),
-        table.name(),
+        rollup,
         only("bucket")
     );
     let minutes: Vec<Minute> = bound(app, workspace, &sql).fetch_all().await?;
-    let mut found: HashMap<u32, Vec<(u32, u64)>> = HashMap::new();
+    let mut found: HashMap<u32, (u64, Vec<(u32, u64)>)> = HashMap::new();
     for minute in minutes {
-        let runs = found.entry(minute.at / DAY).or_default();
+        let (touched, runs) = found.entry(minute.at / DAY).or_default();
+        *touched += minute.touched;
         if minute.current == 0 || runs.last().is_none_or(|(_, generation)| *generation != minute.current) {
             runs.push((minute.at, minute.current));
         }

@@ -14,10 +14,12 @@ use farebox_core::period::Period;
 use serde::{Deserialize, Serialize};
 
 use crate::dimension::Dimension;
-use crate::facts::{Facts, Table, bound, minute_sql};
+use crate::facts::{Column, Facts, Table, bound, minute_sql};
+use crate::filter::Filter;
 use crate::meters::{self, Meter};
+use crate::selection::Selection;
 use crate::sync::{self, Versions};
-use crate::usage::{Selection, scaled, unknown_meter};
+use crate::usage::unknown_meter;
 use crate::{MeteringError, rule};
 
 /// What is sealed with an invoice line.
@@ -33,6 +35,9 @@ pub struct Proof {
     pub parameters: BTreeMap<String, serde_json::Value>,
     /// Events behind the value, each once.
     pub events: u64,
+    /// Of them, those whose value is no number and so in no sum.
+    #[serde(default)]
+    pub errors: u64,
     /// Sum of SipHash-128 over (workspace, id), modulo 2^128, in hexadecimal.
     pub hash: String,
     #[schema(value_type = String)]
@@ -50,9 +55,8 @@ pub struct ProofEvent {
     pub subject: String,
     pub route: String,
     pub status: u16,
-    /// What it adds, before `divide_by`.
-    #[schema(value_type = String)]
-    pub amount: BigDecimal,
+    /// What is measured of it, before `divide_by`: 1 for a count; as it came where it is no number.
+    pub amount: String,
 }
 
 #[derive(Clone, Row, Deserialize)]
@@ -61,10 +65,17 @@ struct Behind {
     events: u64,
     hash: String,
     value: String,
+    n: u64,
+    failed: u64,
 }
 
-const SUMMED: &str = "SELECT subscription AS of, count() AS events, lower(leftPad(hex(sum(reinterpretAsUInt128(sipHash128({ws:String}, id)))), 32, '0')) AS hash, \
-     toString(sum(amount)) AS value FROM ({facts}) GROUP BY subscription";
+/// Around the facts, each subscription's row; `value` is the meter's own.
+fn summed(value: &str) -> String {
+    format!(
+        "SELECT subscription AS of, count() AS events, lower(leftPad(hex(sum(reinterpretAsUInt128(sipHash128({{ws:String}}, id)))), 32, '0')) AS hash, \
+         {value} FROM ({{facts}}) GROUP BY subscription"
+    )
+}
 
 /// What is behind a meter's value for a subscription in a period.
 pub async fn of(
@@ -76,25 +87,28 @@ pub async fn of(
 ) -> Result<Proof, MeteringError> {
     let (meter, rule) = definition(app, workspace, meter).await?;
     let versions = sync::versions(app, workspace).await?;
-    let selection = Selection::new(&meter.definition, &[], &[])?;
+    let selection = Selection::new(&meter, &[], &[])?;
     let facts = facts(&selection, period, &rule, String::new());
     let behind = if period.is_empty() {
         None
     } else {
         all(app, workspace, &meter, &selection, &facts, versions).await?.get(subscription.as_str()).cloned()
     };
-    let behind = behind.unwrap_or_else(|| Behind { of: String::new(), events: 0, hash: "0".repeat(32), value: "0".to_owned() });
-    let mut parameters = selection.parameters();
+    let behind =
+        behind.unwrap_or_else(|| Behind { of: String::new(), events: 0, hash: "0".repeat(32), value: "0".to_owned(), n: 0, failed: 0 });
+    let mut parameters = selection.parameters.shown();
     parameters.insert("ws".to_owned(), workspace.as_str().into());
     Ok(Proof {
-        value: scaled(&meter, &behind.value)?,
+        // Nothing is what there is of no value: no average, no latest one.
+        value: selection.measure.quantity(&meter.definition, &behind.value, behind.n)?.unwrap_or_default(),
         meter: meter.definition.name,
         meter_version: meter.version,
         subscription: subscription.clone(),
         period,
-        query: facts.raw_sql(SUMMED),
+        query: facts.raw_sql(&summed(&selection.measure.value)),
         parameters,
         events: behind.events,
+        errors: behind.failed,
         hash: behind.hash,
         versions,
     })
@@ -125,8 +139,9 @@ pub async fn events(
         return Ok(Vec::new());
     }
     let (meter, rule) = definition(app, workspace, meter).await?;
-    let selection = Selection::new(&meter.definition, &[(Dimension::Subscription, vec![subscription.to_string()])], &[])?;
+    let selection = Selection::new(&meter, &[Filter::is(Dimension::Subscription, subscription.as_str())], &[])?;
     let mut facts = facts(&selection, period, &rule, " AND id > {after:String}".to_owned());
+    facts.columns.push(Column::of_event("seen", &selection.measure.seen));
     for (name, sql) in [
         ("at", "toUnixTimestamp64Micro(time)"),
         ("received", "toUnixTimestamp64Milli(received_at)"),
@@ -135,25 +150,22 @@ pub async fn events(
         ("via", "toString(route)"),
         ("status", "status"),
     ] {
-        facts.columns.push((name, String::new(), sql.to_owned()));
+        facts.columns.push(Column::of_event(name, sql));
     }
-    let outer = format!(
-        "SELECT id, at, received, from_source, subject, via, status, toString(amount) AS value FROM ({{facts}}) ORDER BY id LIMIT {limit}"
-    );
-    let found: Vec<Found> = selection.bind(facts.query(app, workspace, &outer).await?).param("after", after).fetch_all().await?;
-    let read = found.into_iter().map(|row| {
-        Ok(ProofEvent {
-            id: row.id,
-            time: DateTime::from_timestamp_micros(row.at).unwrap_or_default(),
-            received_at: DateTime::from_timestamp_millis(row.received).unwrap_or_default(),
-            source: row.from_source,
-            subject: row.subject,
-            route: row.via,
-            status: row.status,
-            amount: row.value.parse::<BigDecimal>().map_err(|e| MeteringError::unreadable("an amount", e))?.normalized(),
-        })
+    let outer =
+        format!("SELECT id, at, received, from_source, subject, via, status, seen AS value FROM ({{facts}}) ORDER BY id LIMIT {limit}");
+    let found: Vec<Found> = selection.parameters.bind(facts.query(app, workspace, &outer).await?).param("after", after).fetch_all().await?;
+    let read = found.into_iter().map(|row| ProofEvent {
+        id: row.id,
+        time: DateTime::from_timestamp_micros(row.at).unwrap_or_default(),
+        received_at: DateTime::from_timestamp_millis(row.received).unwrap_or_default(),
+        source: row.from_source,
+        subject: row.subject,
+        route: row.via,
+        status: row.status,
+        amount: row.value,
     });
-    read.collect()
+    Ok(read.collect())
 }
 
 pub(crate) async fn definition(app: &App, workspace: &WorkspaceId, meter: &str) -> Result<(Meter, rule::CountingRule), MeteringError> {
@@ -163,16 +175,9 @@ pub(crate) async fn definition(app: &App, workspace: &WorkspaceId, meter: &str) 
 }
 
 pub(crate) fn facts<'a>(selection: &Selection, period: Period, rule: &'a rule::CountingRule, and: String) -> Facts<'a> {
-    let (name, _, raw) = selection.amount.clone();
-    let column = |name, raw: &str| (name, String::new(), raw.to_owned());
-    let filter = if selection.filter.is_empty() { format!("true{and}") } else { format!("{}{and}", selection.filter) };
-    Facts {
-        table: Table::Raw,
-        period,
-        columns: vec![column("id", "id"), column("subscription", "subscription"), column(name, &raw)],
-        filter,
-        rule,
-    }
+    let mut columns = vec![Column::of_event("id", "id"), Column::of_event("subscription", "subscription")];
+    columns.extend(selection.measure.columns.iter().cloned());
+    Facts { table: Table::Raw, period, columns, rolled: String::new(), raw: format!("{}{and}", selection.raw), scope: String::new(), rule }
 }
 
 type Answers = Arc<HashMap<String, Behind>>;
@@ -219,7 +224,8 @@ async fn all(
     if let Some(answers) = known(&key) {
         return Ok(answers);
     }
-    let found: Vec<Behind> = selection.bind(facts.query(app, workspace, SUMMED).await?).fetch_all().await?;
+    let found: Vec<Behind> =
+        selection.parameters.bind(facts.query(app, workspace, &summed(&selection.measure.value)).await?).fetch_all().await?;
     let answers: Answers = Arc::new(found.into_iter().map(|b| (b.of.clone(), b)).collect());
     let mut remembered = REMEMBERED.lock().unwrap_or_else(PoisonError::into_inner);
     if remembered.len() >= REMEMBER {

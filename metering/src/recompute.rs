@@ -5,7 +5,7 @@
 //! group that vanished is simply not there, and several instances may work on the same minute: whoever read the higher
 //! `n` is current, and those with equal `n` computed from the same. A crash in between leaves rows that nobody reads.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
@@ -15,8 +15,8 @@ use farebox_core::{App, clock};
 use serde::{Deserialize, Serialize};
 
 use crate::attribution::attributed;
-use crate::facts::{Table, bound, minute_sql};
-use crate::{MeteringError, rule};
+use crate::facts::{METER, MeterTable, Table, bound, minute_sql};
+use crate::{MeteringError, meters, rule, timelines};
 
 /// One recomputation takes at most so many touched rows (memory) and minutes (length of the query).
 const MAX_ROWS: u64 = 2_000_000;
@@ -33,6 +33,7 @@ const SEQUENCE_BITS: u32 = 20;
 
 #[derive(Debug, Clone, Row, Deserialize)]
 struct Dirty {
+    rollup: String,
     workspace: String,
     minute: u32,
     n: u64,
@@ -47,20 +48,47 @@ struct Published {
     r#gen: u64,
 }
 
+/// The rollups there are: the common ones of every workspace, and those of meters that need one of their own.
+pub(crate) struct Rollups {
+    meters: BTreeMap<(WorkspaceId, String), Table>,
+}
+
+impl Rollups {
+    pub async fn of(app: &App) -> Result<Self, MeteringError> {
+        let mut found = BTreeMap::new();
+        for (workspace, meter) in meters::all(&mut *app.pg.acquire().await?).await? {
+            if MeterTable::is_needed(&meter)? {
+                let table = Table::Meter(MeterTable::new(&meter)?.into());
+                found.insert((workspace, table.rollup()), table);
+            }
+        }
+        Ok(Self { meters: found })
+    }
+
+    fn table(&self, workspace: &WorkspaceId, rollup: &str) -> Option<Table> {
+        let common = Table::COMMON.into_iter().find(|table| table.name() == rollup);
+        common.or_else(|| self.meters.get(&(workspace.clone(), rollup.to_owned())).cloned())
+    }
+
+    /// (workspace, rollup) of meters, as ClickHouse writes them: of ids and of names with a closed alphabet.
+    fn meters_sql(&self, of: impl Fn(&WorkspaceId) -> bool) -> Option<String> {
+        let pairs: Vec<_> = self.meters.keys().filter(|(w, _)| of(w)).map(|(w, rollup)| format!("('{w}', '{rollup}')")).collect();
+        (!pairs.is_empty()).then(|| pairs.join(", "))
+    }
+}
+
 /// Recomputes everything that is dirty in one workspace; returns the number of minutes. Numbers are right without it
 /// (dirty minutes are read raw): it makes them cheap.
 pub async fn workspace(app: &App, workspace: &WorkspaceId) -> Result<usize, MeteringError> {
+    let rollups = Rollups::of(app).await?;
     let mut done = 0;
-    for table in Table::ROLLUPS {
-        loop {
-            let dirty = dirty(app, table, Search::Workspace(workspace), MAX_MINUTES).await?;
-            if dirty.is_empty() {
-                break;
-            }
-            done += batch(app, table, &dirty).await?;
-        }
+    loop {
+        let dirty = dirty(app, &rollups, Search::Workspace(workspace), MAX_MINUTES).await?;
+        let Some(first) = dirty.first() else { return Ok(done) };
+        let part: Vec<_> = dirty.iter().filter(|d| d.rollup == first.rollup).cloned().collect();
+        let Some(table) = rollups.table(workspace, &first.rollup) else { return Ok(done) };
+        done += batch(app, &table, &part, Claim::Wait).await?;
     }
-    Ok(done)
 }
 
 /// Where to look for dirty minutes.
@@ -73,24 +101,25 @@ pub(crate) enum Search<'a> {
 
 /// Recomputes what is dirty and due; returns the number of minutes, and whether all that was found is clean now.
 pub(crate) async fn step(app: &App, search: Search<'_>, settling: &mut Settling) -> Result<(usize, bool), MeteringError> {
+    let rollups = Rollups::of(app).await?;
     let (mut done, mut clean) = (0, true);
-    for table in Table::ROLLUPS {
-        let mut dirty = dirty(app, table, search, MAX_MINUTES * 2).await?;
-        let found = dirty.len();
-        dirty.retain(|d| settling.is_due(table, d));
-        clean &= found == dirty.len() && found < MAX_MINUTES * 2;
-        for part in dirty.chunk_by(|a, b| a.workspace == b.workspace) {
-            let mut rest = part;
-            while !rest.is_empty() {
-                let taken = batch(app, table, rest).await?;
-                if taken == 0 {
-                    clean = false;
-                    break;
-                }
-                settling.rest(table, &rest[..taken]);
-                done += taken;
-                rest = &rest[taken..];
+    let mut dirty = dirty(app, &rollups, search, MAX_MINUTES * 2).await?;
+    let found = dirty.len();
+    dirty.retain(|d| settling.is_due(d));
+    clean &= found == dirty.len() && found < MAX_MINUTES * 2;
+    for part in dirty.chunk_by(|a, b| a.workspace == b.workspace && a.rollup == b.rollup) {
+        let workspace: WorkspaceId = part[0].workspace.parse().map_err(|e| MeteringError::unreadable("a workspace id in `touched`", e))?;
+        let Some(table) = rollups.table(&workspace, &part[0].rollup) else { continue };
+        let mut rest = part;
+        while !rest.is_empty() {
+            let taken = batch(app, &table, rest, Claim::Try).await?;
+            if taken == 0 {
+                clean = false;
+                break;
             }
+            settling.rest(&rest[..taken]);
+            done += taken;
+            rest = &rest[taken..];
         }
     }
     Ok((done, clean))
@@ -99,28 +128,48 @@ pub(crate) async fn step(app: &App, search: Search<'_>, settling: &mut Settling)
 /// When minutes were last recomputed: one that is still being written to is not recomputed at every touch.
 #[derive(Default)]
 pub(crate) struct Settling {
-    recent: HashMap<(Table, String, u32), Instant>,
+    recent: HashMap<(String, String, u32), Instant>,
 }
 
 impl Settling {
     const REST: Duration = Duration::from_secs(10);
 
-    fn is_due(&self, table: Table, dirty: &Dirty) -> bool {
-        self.recent.get(&(table, dirty.workspace.clone(), dirty.minute)).is_none_or(|at| at.elapsed() >= Self::REST)
+    fn is_due(&self, dirty: &Dirty) -> bool {
+        let key = (dirty.rollup.clone(), dirty.workspace.clone(), dirty.minute);
+        self.recent.get(&key).is_none_or(|at| at.elapsed() >= Self::REST)
     }
 
-    fn rest(&mut self, table: Table, done: &[Dirty]) {
+    fn rest(&mut self, done: &[Dirty]) {
         if self.recent.len() > 50_000 {
             self.recent.retain(|_, at| at.elapsed() < Self::REST);
         }
         for d in done {
-            self.recent.insert((table, d.workspace.clone(), d.minute), Instant::now());
+            self.recent.insert((d.rollup.clone(), d.workspace.clone(), d.minute), Instant::now());
         }
     }
 }
 
-/// Dirty minutes of one rollup, a workspace's together, with how often they were touched.
-async fn dirty(app: &App, table: Table, search: Search<'_>, limit: usize) -> Result<Vec<Dirty>, MeteringError> {
+/// Dirty minutes, a rollup's and workspace's together, with how often they were touched. The common rollups first.
+async fn dirty(app: &App, rollups: &Rollups, search: Search<'_>, limit: usize) -> Result<Vec<Dirty>, MeteringError> {
+    let common: Vec<_> = Table::COMMON.iter().map(|table| format!("'{}'", table.name())).collect();
+    let mut found = dirty_of(app, search, limit, &format!("arrayJoin([{}])", common.join(", ")), "true").await?;
+    let asked = |workspace: &WorkspaceId| match search {
+        Search::Everywhere => true,
+        Search::Workspace(only) => workspace == only,
+        Search::Minutes(minutes) => minutes.iter().any(|(w, _)| w == workspace),
+    };
+    if found.len() < limit
+        && let Some(pairs) = rollups.meters_sql(asked)
+    {
+        let mine = format!("arrayJoin(arrayMap(p -> p.2, arrayFilter(p -> p.1 = workspace, [{pairs}])))");
+        let only = format!("workspace IN (SELECT arrayJoin(arrayMap(p -> p.1, [{pairs}])))");
+        found.extend(dirty_of(app, search, limit - found.len(), &mine, &only).await?);
+    }
+    Ok(found)
+}
+
+/// `of`: the rollups of a row of `touched`.
+async fn dirty_of(app: &App, search: Search<'_>, limit: usize, of: &str, only: &str) -> Result<Vec<Dirty>, MeteringError> {
     let (in_touched, in_published) = match search {
         Search::Everywhere => ("true".to_owned(), "true".to_owned()),
         Search::Workspace(_) => ("workspace = {ws:String}".to_owned(), "workspace = {ws:String}".to_owned()),
@@ -132,11 +181,13 @@ async fn dirty(app: &App, table: Table, search: Search<'_>, limit: usize) -> Res
         }
     };
     let sql = format!(
-        "SELECT toString(t.workspace) AS workspace, toUnixTimestamp(t.minute) AS minute, t.touched_n AS n FROM \
-         (SELECT workspace, minute, sum(n) AS touched_n FROM touched WHERE {in_touched} GROUP BY workspace, minute) AS t LEFT JOIN \
-         (SELECT workspace, bucket, max(n) AS done_n FROM rollup_gen WHERE rollup = '{}' AND {in_published} GROUP BY workspace, bucket) AS g \
-         ON t.workspace = g.workspace AND t.minute = g.bucket WHERE t.touched_n > g.done_n ORDER BY workspace, minute LIMIT {limit}",
-        table.name()
+        "SELECT t.of_rollup AS rollup, toString(t.workspace) AS workspace, toUnixTimestamp(t.minute) AS minute, t.touched_n AS n FROM \
+         (SELECT workspace, minute, touched_n, {of} AS of_rollup FROM \
+         (SELECT workspace, minute, sum(n) AS touched_n FROM touched WHERE {in_touched} AND {only} GROUP BY workspace, minute)) AS t LEFT JOIN \
+         (SELECT toString(rollup) AS done_rollup, workspace, bucket, max(n) AS done_n FROM rollup_gen WHERE {in_published} AND {only} \
+         GROUP BY done_rollup, workspace, bucket) AS g \
+         ON t.of_rollup = g.done_rollup AND t.workspace = g.workspace AND t.minute = g.bucket WHERE t.touched_n > g.done_n \
+         ORDER BY rollup, workspace, minute LIMIT {limit}"
     );
     let mut query = app.clickhouse.query_raw(&sql).with_setting("max_query_size", "4194304");
     if let Search::Workspace(workspace) = search {
@@ -145,8 +196,16 @@ async fn dirty(app: &App, table: Table, search: Search<'_>, limit: usize) -> Res
     Ok(query.fetch_all().await?)
 }
 
-/// One generation for minutes of one workspace.
-async fn batch(app: &App, table: Table, dirty: &[Dirty]) -> Result<usize, MeteringError> {
+/// Whether to wait for another instance that works on the same rollup of the same workspace.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Claim {
+    Try,
+    Wait,
+}
+
+/// One generation for minutes of one rollup and workspace; returns how many of them were done, from the first: 0 when
+/// another instance has them in hand. The claim saves work; numbers would be right without it.
+async fn batch(app: &App, table: &Table, dirty: &[Dirty], claim: Claim) -> Result<usize, MeteringError> {
     let mut rows = 0;
     let taken = dirty.iter().take(MAX_MINUTES).take_while(|d| {
         rows += d.n;
@@ -155,9 +214,16 @@ async fn batch(app: &App, table: Table, dirty: &[Dirty]) -> Result<usize, Meteri
     let taken: Vec<_> = taken.collect();
     let (Some(first), Some(last)) = (taken.first(), taken.last()) else { return Ok(0) };
     let workspace: WorkspaceId = first.workspace.parse().map_err(|e| MeteringError::unreadable("a workspace id in `touched`", e))?;
+    let mut claimed = app.pg.begin().await?;
+    let key = format!("rollup {} {workspace} {}", app.config.clickhouse.database, table.rollup());
+    if claim == Claim::Wait {
+        timelines::lock(&mut claimed, &key).await?;
+    } else if !timelines::try_lock(&mut claimed, &key).await? {
+        return Ok(0);
+    }
     let started = Instant::now();
     // Read after `n`: a rule that came into force earlier is seen, one that comes later touches again.
-    let rule = rule::current(&mut *app.pg.acquire().await?, &workspace).await?.1;
+    let rule = rule::current(&mut claimed, &workspace).await?.1;
     let generation = generation(app).await?;
     let minutes: Vec<_> = taken.iter().map(|d| d.minute.to_string()).collect();
     let scope = format!(
@@ -166,25 +232,17 @@ async fn batch(app: &App, table: Table, dirty: &[Dirty]) -> Result<usize, Meteri
         minute_sql(i64::from(last.minute)),
         minutes.join(", ")
     );
-    let (names, measures): (Vec<_>, Vec<_>) = table.measures().iter().map(|(name, sql)| (*name, *sql)).unzip();
-    let dimensions = table.dimensions();
-    let sql = format!(
-        "INSERT INTO {} (workspace, {dimensions}, {}, gen) SELECT {{ws:String}}, {dimensions}, {}, toUInt64({generation}) FROM ({}) GROUP BY {dimensions}",
-        table.name(),
-        names.join(", "),
-        measures.join(", "),
-        attributed(&rule, &scope)
-    );
-    bound(app, &workspace, &sql).with_setting("async_insert", "0").with_setting("insert_deduplicate", "0").execute().await?;
+    let (sql, parameters) = table.fill(&attributed(&rule, &scope), generation);
+    let insert = parameters.bind(bound(app, &workspace, &sql));
+    insert.with_setting("async_insert", "0").with_setting("insert_deduplicate", "0").execute().await?;
     if started.elapsed() > MAX_AGE {
-        tracing::warn!(rollup = table.name(), "a recomputation took too long to publish; it is done again");
+        tracing::warn!(rollup = table.rollup(), "a recomputation took too long to publish; it is done again");
         return Ok(0);
     }
     let mut publish =
         app.clickhouse.insert::<Published>("rollup_gen").await?.with_setting("async_insert", "0").with_setting("insert_deduplicate", "0");
     for d in &taken {
-        let row =
-            Published { rollup: table.name().to_owned(), workspace: d.workspace.clone(), bucket: d.minute, n: d.n, r#gen: generation };
+        let row = Published { rollup: table.rollup(), workspace: d.workspace.clone(), bucket: d.minute, n: d.n, r#gen: generation };
         publish.write(&row).await?;
     }
     publish.end().await?;
@@ -204,48 +262,53 @@ async fn generation(app: &App) -> Result<u64, MeteringError> {
 /// live. Returns the number of minutes.
 pub async fn consolidate(app: &App) -> Result<usize, MeteringError> {
     let before = minute_sql((clock::now() - TimeDelta::hours(2)).timestamp());
+    let rollups = Rollups::of(app).await?;
+    let current = format!(
+        "SELECT rollup, workspace, bucket, max(n) AS done_n, argMax(gen, (n, gen)) AS last_gen FROM rollup_gen \
+         WHERE bucket < toStartOfHour({before}) GROUP BY workspace, rollup, bucket"
+    );
+    let sql = format!(
+        "SELECT toString(rollup) AS rollup, toString(workspace) AS workspace, toUnixTimestamp(bucket) AS minute, done_n AS n FROM ({current}) \
+         WHERE (rollup, workspace, toStartOfHour(bucket)) IN (SELECT rollup, workspace, toStartOfHour(bucket) AS hour FROM ({current}) \
+         GROUP BY workspace, rollup, hour HAVING min(last_gen) < max(last_gen) ORDER BY rollup, workspace, hour LIMIT {MOST_HOURS}) \
+         ORDER BY rollup, workspace, minute"
+    );
+    let found: Vec<Dirty> = app.clickhouse.query_raw(&sql).fetch_all().await?;
+    let day = |d: &Dirty| (d.rollup.clone(), d.workspace.clone(), d.minute / 86_400);
     let mut done = 0;
-    for table in Table::ROLLUPS {
-        let current = format!(
-            "SELECT workspace, bucket, max(n) AS done_n, argMax(gen, (n, gen)) AS last_gen FROM rollup_gen \
-             WHERE rollup = '{}' AND bucket < toStartOfHour({before}) GROUP BY workspace, bucket",
-            table.name()
-        );
-        let sql = format!(
-            "SELECT toString(workspace) AS workspace, toUnixTimestamp(bucket) AS minute, done_n AS n FROM ({current}) \
-             WHERE (workspace, toStartOfHour(bucket)) IN (SELECT workspace, toStartOfHour(bucket) AS hour FROM ({current}) \
-             GROUP BY workspace, hour HAVING min(last_gen) < max(last_gen) ORDER BY workspace, hour LIMIT {MOST_HOURS}) ORDER BY workspace, minute"
-        );
-        let found: Vec<Dirty> = app.clickhouse.query_raw(&sql).fetch_all().await?;
-        let day = |d: &Dirty| (d.workspace.clone(), d.minute / 86_400);
-        for part in found.chunk_by(|a, b| day(a) == day(b)) {
-            // Published with the `n` it had: a minute that was touched since stays dirty.
-            done += batch(app, table, part).await?;
-        }
+    for part in found.chunk_by(|a, b| day(a) == day(b)) {
+        let workspace: WorkspaceId = part[0].workspace.parse().map_err(|e| MeteringError::unreadable("a workspace id", e))?;
+        let Some(table) = rollups.table(&workspace, &part[0].rollup) else { continue };
+        // Published with the `n` it had: a minute that was touched since stays dirty.
+        done += batch(app, &table, part, Claim::Try).await?;
     }
     Ok(done)
 }
 
 /// Deletes rows of generations that are not current and too old to be published any more, and what was published of
-/// them.
+/// them; and rollups of meters that have another version in force.
 pub async fn collect_garbage(app: &App, age: Duration) -> Result<(), MeteringError> {
     let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
     let cutoff = u64::try_from(clock::now().timestamp_millis() - age).unwrap_or(0) << SEQUENCE_BITS;
-    for table in Table::ROLLUPS {
-        let name = table.name();
-        let current = format!(
-            "SELECT workspace, bucket, argMax(gen, (n, gen)) AS last_gen FROM rollup_gen WHERE rollup = '{name}' GROUP BY workspace, bucket"
+    let rollups = Rollups::of(app).await?;
+    let in_force = rollups.meters_sql(|_| true).unwrap_or_else(|| "('', '')".to_owned());
+    let in_force = format!("(NOT startsWith(rollup, '{METER}') OR (toString(workspace), toString(rollup)) IN ({in_force}))");
+    let current = format!(
+        "SELECT rollup, workspace, bucket, argMax(gen, (n, gen)) AS last_gen FROM rollup_gen WHERE {in_force} GROUP BY workspace, rollup, bucket"
+    );
+    // What was superseded a moment ago may be in the plan of a question that is just being answered.
+    let moving = format!("SELECT rollup, workspace, bucket FROM ({current}) WHERE last_gen >= {cutoff}");
+    for (table, rollup) in
+        [("billing_minute", "'billing_minute'"), ("routes_minute", "'routes_minute'"), ("meter_minute", "concat('meter/', meter)")]
+    {
+        let rows = format!(
+            "gen < {cutoff} AND ({rollup}, workspace, minute, gen) NOT IN ({current}) AND ({rollup}, workspace, minute) NOT IN ({moving})"
         );
-        // What was superseded a moment ago may be in the plan of a question that is just being answered.
-        let moving = format!("SELECT workspace, bucket FROM ({current}) WHERE last_gen >= {cutoff}");
-        let rows = format!("gen < {cutoff} AND (workspace, minute, gen) NOT IN ({current}) AND (workspace, minute) NOT IN ({moving})");
-        delete(app, name, &rows).await?;
-        let published = format!(
-            "rollup = '{name}' AND gen < {cutoff} AND (workspace, bucket, gen) NOT IN ({current}) AND (workspace, bucket) NOT IN ({moving})"
-        );
-        delete(app, "rollup_gen", &published).await?;
+        delete(app, table, &rows).await?;
     }
-    Ok(())
+    let published =
+        format!("gen < {cutoff} AND (rollup, workspace, bucket, gen) NOT IN ({current}) AND (rollup, workspace, bucket) NOT IN ({moving})");
+    delete(app, "rollup_gen", &published).await
 }
 
 /// A deletion rewrites parts: worth it when a tenth of the table is garbage.

@@ -9,13 +9,15 @@ use farebox_core::period::Period;
 use farebox_core::{App, clock, workspace};
 use serde::Deserialize;
 
+use crate::MeteringError;
 use crate::facts::{bound, minute_sql};
-use crate::timelines::{self, Change};
-use crate::{MeteringError, store};
+use crate::timelines::Held;
 
 /// Minutes repaired at a time.
 const MINUTES: usize = 5000;
-const COLUMNS: &str = "workspace, id, time, received_at, source, type, subject, credential, gateway, country, answered_by, api, api_version, \
+/// Identities bound to one query.
+pub(crate) const IDS: usize = 1000;
+pub(crate) const COLUMNS: &str = "workspace, id, time, received_at, source, type, subject, credential, gateway, country, answered_by, api, api_version, \
      route, method, environment, marker, status, latency_us, request_bytes, response_bytes, cached, properties";
 
 /// What was removed.
@@ -56,7 +58,26 @@ pub(crate) async fn recent(app: &App) -> Result<(), MeteringError> {
     Ok(())
 }
 
+/// Of these events, wherever their copies lie.
+pub(crate) async fn of_ids(app: &App, workspace: &WorkspaceId, ids: &[String]) -> Result<Repaired, MeteringError> {
+    let mut repaired = Repaired::default();
+    for ids in ids.chunks(IDS) {
+        let bound = |query: clickhouse::query::Query| query.param("ids", ids);
+        repaired.removed += bury(app, workspace, "AND id IN {ids:Array(String)}", &bound).await?.removed;
+    }
+    Ok(repaired)
+}
+
 async fn buried(app: &App, workspace: &WorkspaceId, only: &str) -> Result<Repaired, MeteringError> {
+    bury(app, workspace, only, &|query| query).await
+}
+
+async fn bury(
+    app: &App,
+    workspace: &WorkspaceId,
+    only: &str,
+    bind: &(dyn Fn(clickhouse::query::Query) -> clickhouse::query::Query + Sync),
+) -> Result<Repaired, MeteringError> {
     // Buried copies take part (no FINAL): otherwise a copy with a new time of a voided id would count again.
     let copies = format!(
         "SELECT *, row_number() OVER (PARTITION BY id ORDER BY intDiv(version, 2) DESC, time ASC) AS copy_rank FROM \
@@ -71,35 +92,25 @@ async fn buried(app: &App, workspace: &WorkspaceId, only: &str) -> Result<Repair
         let sql = format!(
             "SELECT toUnixTimestamp(toStartOfMinute(time)) AS minute, count() AS copies {live} GROUP BY minute ORDER BY minute LIMIT {MINUTES}"
         );
-        let affected: Vec<Affected> = bound(app, workspace, &sql).fetch_all().await?;
+        let affected: Vec<Affected> = bind(bound(app, workspace, &sql)).fetch_all().await?;
         if affected.is_empty() {
             return Ok(repaired);
         }
         let minutes: Vec<u32> = affected.iter().map(|a| a.minute).collect();
-        // Dying between burying and touching must not leave the minutes untouched: the intent is written first, and
-        // held while both are done. Left behind, it is touched with the next timeline changes.
-        let intent = timelines::write_outbox(&mut *app.pg.acquire().await?, workspace, &Change::Touch { minutes: minutes.clone() }).await?;
-        let mut transaction = app.pg.begin().await?;
-        let held =
-            sqlx::query!("SELECT id FROM timeline_outbox WHERE id = $1 FOR UPDATE", intent).fetch_optional(&mut *transaction).await?;
-        if held.is_none() {
-            continue;
-        }
+        let held = Held::new(app, workspace, minutes.clone()).await?;
         let list: Vec<_> = minutes.iter().map(u32::to_string).collect();
         let bury = format!(
             "INSERT INTO events ({COLUMNS}, version, is_deleted) SELECT {COLUMNS}, bitOr(version, 1), 1 {live} \
              AND toUnixTimestamp(toStartOfMinute(time)) IN ({})",
             list.join(", ")
         );
-        bound(app, workspace, &bury)
+        bind(bound(app, workspace, &bury))
             .with_setting("async_insert", "0")
             .with_setting("insert_deduplicate", "0")
             .with_setting("optimize_on_insert", "0")
             .execute()
             .await?;
-        store::touch(&app.clickhouse, workspace, &minutes).await?;
-        sqlx::query!("DELETE FROM timeline_outbox WHERE id = $1", intent).execute(&mut *transaction).await?;
-        transaction.commit().await?;
+        held.touch(app, workspace).await?;
         let removed = affected.iter().map(|a| a.copies).sum::<u64>();
         metrics::counter!("farebox_metering_copies_buried_total").increment(removed);
         repaired.removed += removed;

@@ -51,11 +51,9 @@ pub async fn current(conn: &mut PgConnection, workspace: &WorkspaceId) -> Result
 pub async fn set(conn: &mut PgConnection, workspace: &WorkspaceId, rule: &CountingRule) -> Result<i32, MeteringError> {
     timelines::lock(conn, &format!("rule {workspace}")).await?;
     let (version, before) = current(conn, workspace).await?;
+    rule.check()?;
     if before == *rule {
         return Ok(version);
-    }
-    if rule.markers.iter().any(|m| m.is_empty() || !m.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')) {
-        return Err(MeteringError::invalid("/markers", "a marker has letters, digits, `_` and `-`"));
     }
     let json = serde_json::to_value(rule).map_err(|e| MeteringError::unreadable("the counting rule", e))?;
     sqlx::query!(
@@ -72,6 +70,16 @@ pub async fn set(conn: &mut PgConnection, workspace: &WorkspaceId, rule: &Counti
 }
 
 impl CountingRule {
+    pub(crate) fn check(&self) -> Result<(), MeteringError> {
+        if self.markers.iter().any(|m| m.is_empty() || !m.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')) {
+            return Err(MeteringError::invalid("/markers", "a marker has letters, digits, `_` and `-`"));
+        }
+        if self.markers.len() + self.refused.len() + self.refused_by_gateway.len() > 200 {
+            return Err(MeteringError::invalid("/markers", "a rule has at most 200 statuses and markers"));
+        }
+        Ok(())
+    }
+
     /// ClickHouse: why an event with these columns does not count, or '' when it does. Only numbers and checked
     /// markers are written into it.
     pub(crate) fn reason_sql(&self) -> String {

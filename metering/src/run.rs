@@ -10,13 +10,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::hints::Hints;
 use crate::recompute::{self, Search, Settling};
-use crate::{MeteringError, consumer, repair, timelines};
+use crate::{MeteringError, audit, consumer, corrections, repair, timelines};
 
 /// How often timeline changes are looked for.
 const SYNC_EVERY: Duration = Duration::from_millis(200);
 /// How often all dirty minutes are searched for, whoever touched them.
 const SEARCH_EVERY: Duration = Duration::from_secs(15);
 const REPAIR_EVERY: Duration = Duration::from_secs(300);
+const TAKE_UP_EVERY: Duration = Duration::from_secs(20);
+/// How often it is looked whether an hour is to be audited.
+const AUDIT_EVERY: Duration = Duration::from_secs(300);
 const TIDY_EVERY: Duration = Duration::from_secs(1800);
 
 /// Consumes, recomputes, copies timelines and repairs, until `stop`.
@@ -27,6 +30,10 @@ pub async fn run(app: App, stop: CancellationToken) -> anyhow::Result<()> {
         keep_recomputing(app.clone(), hints, stop.clone()),
         every(SYNC_EVERY, &app, &stop, "timelines could not be copied", |app| async move { timelines::sync(&app).await.map(drop) }),
         every(REPAIR_EVERY, &app, &stop, "duplicates could not be searched for", |app| async move { repair::recent(&app).await }),
+        every(TAKE_UP_EVERY, &app, &stop, "interrupted corrections could not be finished", |app| async move {
+            corrections::take_up(&app).await
+        }),
+        every(AUDIT_EVERY, &app, &stop, "the pipeline could not be audited", |app| async move { audit::settled_hours(&app).await }),
         every(TIDY_EVERY, &app, &stop, "rollups could not be tidied", |app| async move {
             recompute::consolidate(&app).await?;
             recompute::collect_garbage(&app, recompute::GARBAGE_AGE).await

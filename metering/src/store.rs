@@ -63,15 +63,22 @@ struct Intake {
 }
 
 /// Bits of the reception time in a version: microseconds until 2112.
-const RECEPTION_BITS: u32 = 52;
-const RECEPTION_MASK: u64 = (1 << RECEPTION_BITS) - 1;
+pub(crate) const RECEPTION_BITS: u32 = 52;
+pub(crate) const RECEPTION_MASK: u64 = (1 << RECEPTION_BITS) - 1;
 
 /// Decides between copies of one identity, the highest winning. From the highest bits down: the revision (0 for what a
 /// gateway sends, one more for each correction by id), the inverted time of reception, so that the first received wins
 /// and a late retry never undoes a correction, and a bit that marks what the repair of duplicates removed.
 pub fn version(revision: u16, received_at: DateTime<Utc>) -> u64 {
-    let micros = u64::try_from(received_at.timestamp_micros()).unwrap_or(0).min(RECEPTION_MASK);
-    (u64::from(revision.min(2047)) << (RECEPTION_BITS + 1)) | ((RECEPTION_MASK - micros) << 1)
+    (u64::from(revision).min(MOST_REVISIONS) << (RECEPTION_BITS + 1)) | (stamp(received_at) << 1)
+}
+
+/// Revisions that a version can tell apart.
+pub(crate) const MOST_REVISIONS: u64 = 2047;
+
+/// An instant in a version: the later, the lower.
+pub(crate) fn stamp(at: DateTime<Utc>) -> u64 {
+    RECEPTION_MASK - u64::try_from(at.timestamp_micros()).unwrap_or(0).min(RECEPTION_MASK)
 }
 
 impl EventRow {

@@ -2,14 +2,14 @@
 //! an outbox in its transaction, and [`sync`] copies it to ClickHouse and touches the minutes it affects.
 
 use chrono::{DateTime, Utc};
-use farebox_core::clock;
 use farebox_core::ids::{ConsumerId, PlanVersionId, SubscriptionId, WorkspaceId};
 use farebox_core::period::floor_minute;
+use farebox_core::{App, clock};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
-use crate::MeteringError;
 use crate::links::Kind;
+use crate::{MeteringError, store};
 
 pub use crate::sync::{Versions, sync};
 
@@ -211,6 +211,11 @@ pub(crate) async fn lock(conn: &mut PgConnection, key: &str) -> Result<(), sqlx:
     Ok(())
 }
 
+/// As [`lock`], without waiting; false when another has it.
+pub(crate) async fn try_lock(conn: &mut PgConnection, key: &str) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar!(r#"SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0)) AS "locked!""#, key).fetch_one(conn).await
+}
+
 /// Returns the change's number.
 pub(crate) async fn write_outbox(conn: &mut PgConnection, workspace: &WorkspaceId, change: &Change) -> Result<i64, MeteringError> {
     let json = serde_json::to_value(change).map_err(|e| MeteringError::unreadable("a timeline change", e))?;
@@ -222,6 +227,37 @@ pub(crate) async fn write_outbox(conn: &mut PgConnection, workspace: &WorkspaceI
     )
     .fetch_one(conn)
     .await?)
+}
+
+/// Minutes that are about to change, held until they are touched. Dying in between must not leave them untouched: the
+/// intent is written first, and the next copying of timelines touches them.
+pub(crate) struct Held {
+    transaction: sqlx::Transaction<'static, sqlx::Postgres>,
+    intent: i64,
+    minutes: Vec<u32>,
+}
+
+impl Held {
+    pub async fn new(app: &App, workspace: &WorkspaceId, minutes: Vec<u32>) -> Result<Self, MeteringError> {
+        loop {
+            let change = Change::Touch { minutes: minutes.clone() };
+            let intent = write_outbox(&mut *app.pg.acquire().await?, workspace, &change).await?;
+            let mut transaction = app.pg.begin().await?;
+            let held =
+                sqlx::query!("SELECT id FROM timeline_outbox WHERE id = $1 FOR UPDATE", intent).fetch_optional(&mut *transaction).await?;
+            // Taken already, by a copying that happened right then: another one.
+            if held.is_some() {
+                return Ok(Self { transaction, intent, minutes });
+            }
+        }
+    }
+
+    /// After the change.
+    pub async fn touch(mut self, app: &App, workspace: &WorkspaceId) -> Result<(), MeteringError> {
+        store::touch(&app.clickhouse, workspace, &self.minutes).await?;
+        sqlx::query!("DELETE FROM timeline_outbox WHERE id = $1", self.intent).execute(&mut *self.transaction).await?;
+        Ok(self.transaction.commit().await?)
+    }
 }
 
 #[cfg(test)]

@@ -27,6 +27,21 @@ pub struct Rate {
 pub enum Audit {
     /// Derive every line of an invoice again and compare.
     Invoice { id: String },
+    /// By source and hour: produced = stored = rolled up = queried.
+    Pipeline {
+        /// RFC 3339 time or date; 24 hours before `to` unless given.
+        #[arg(long)]
+        from: Option<String>,
+        /// Not included; the last full hour's end unless given.
+        #[arg(long)]
+        to: Option<String>,
+    },
+    /// A month: its pipeline, and every invoice of it.
+    Period {
+        /// Such as 2026-10.
+        #[arg(long)]
+        period: String,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -67,5 +82,85 @@ pub async fn audit(instance: &Instance, command: Audit) -> anyhow::Result<()> {
             }
             Ok(())
         }
+        Audit::Pipeline { from, to } => {
+            let given: Vec<_> = [("from", from), ("to", to)].into_iter().filter_map(|(name, at)| Some(format!("{name}={}", at?))).collect();
+            let report = instance.get(&format!("/api/v1/audit/pipeline?{}", given.join("&"))).await?;
+            println!("{}", pipeline_table(&report));
+            if report["equal"] == json!(true) { Ok(()) } else { bail!("the pipeline does not add up; the differences are named above") }
+        }
+        Audit::Period { period } => audit_period(instance, &period).await,
     }
+}
+
+/// The pipeline's month, in parts that an audit takes, and every invoice of it.
+async fn audit_period(instance: &Instance, period: &str) -> anyhow::Result<()> {
+    let first: chrono::NaiveDate = format!("{period}-01").parse().with_context(|| format!("`{period}` is not a month such as 2026-10"))?;
+    let next = first.checked_add_months(chrono::Months::new(1)).context("a date out of range")?;
+    let (mut differing, mut day) = (0, first);
+    while day < next {
+        let end = next.min(day + chrono::Days::new(10));
+        let report = instance.get(&format!("/api/v1/audit/pipeline?from={day}&to={end}")).await?;
+        println!("{}", pipeline_table(&report));
+        differing += usize::from(report["equal"] != json!(true));
+        day = end;
+    }
+    let mut cursor = String::new();
+    loop {
+        let page = instance.get(&format!("/api/v1/invoices?limit=500{cursor}")).await?;
+        for invoice in page["data"].as_array().context("the invoices have no `data`")? {
+            // Of the month are the invoices whose period starts in it, by the workspace's calendar: give or take a day in UTC.
+            let start: chrono::DateTime<chrono::Utc> = match invoice["period"]["from"].as_str().map(str::parse) {
+                Some(Ok(start)) => start,
+                _ => continue,
+            };
+            let start = (start + chrono::TimeDelta::hours(14)).date_naive();
+            if start < first || start >= next {
+                continue;
+            }
+            let id = invoice["id"].as_str().context("an invoice has no id")?;
+            let report = instance.get(&format!("/api/v1/invoices/{id}/audit")).await?;
+            let equal = report["equal"] == json!(true);
+            println!("invoice {}: {}", invoice["number"].as_str().unwrap_or(id), if equal { "equal" } else { "differs" });
+            if !equal {
+                println!("{}", serde_json::to_string_pretty(&report)?);
+            }
+            differing += usize::from(!equal);
+        }
+        match page["next_cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => break,
+        }
+    }
+    if differing == 0 { Ok(()) } else { bail!("{differing} parts of {period} do not add up; each is named above") }
+}
+
+/// Places and hours as lines, then what differs.
+fn pipeline_table(report: &Value) -> String {
+    let text =
+        |value: &Value| value.as_str().map_or_else(|| if value.is_null() { "-".to_owned() } else { value.to_string() }, str::to_owned);
+    let mut lines = vec![format!("{:<24} {:<22} {:>10} {:>10} {:>10}", "source", "hour", "messages", "produced", "stored")];
+    for place in report["places"].as_array().into_iter().flatten() {
+        let [source, hour, messages, produced, stored] =
+            ["source", "hour", "messages", "produced", "stored"].map(|name| text(&place[name]));
+        lines.push(format!("{source:<24} {hour:<22} {messages:>10} {produced:>10} {stored:>10}"));
+    }
+    lines.push(format!("\n{:<22} {:>10} {:>10} {:>16} {:>10}", "hour", "stands", "corrected", "rolled up + not", "queried"));
+    for hour in report["hours"].as_array().into_iter().flatten() {
+        let rolled: Vec<_> = hour["rolled_up"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(name, n)| format!("{n}+{}", hour["not_yet"][name].as_u64().unwrap_or(0)))
+            .collect();
+        let [at, stored, corrected, queried] = ["hour", "stored", "corrected", "queried"].map(|name| text(&hour[name]));
+        lines.push(format!("{at:<22} {stored:>10} {corrected:>10} {:>16} {queried:>10}", rolled.join(" ")));
+    }
+    lines.push(String::new());
+    for difference in report["differences"].as_array().into_iter().flatten() {
+        lines.push(format!("DIFFERS  {}", text(difference)));
+    }
+    if report["equal"] == json!(true) {
+        lines.push("Everything adds up.".to_owned());
+    }
+    lines.join("\n")
 }

@@ -25,7 +25,11 @@ mod insights;
 mod instance;
 mod journey;
 mod metering;
+mod metering_audit;
+mod metering_corrections;
 mod metering_flow;
+mod metering_meters;
+mod metering_queries;
 mod pipeline;
 mod senders;
 mod shop;
@@ -137,6 +141,16 @@ fn main() -> ExitCode {
         metering_flow::a_proof_agrees_with_usage,
         metering_flow::another_rule_recounts_history,
         metering_flow::hostile_and_boundless_questions_are_bounded,
+        metering_audit::the_pipeline_adds_up_and_what_is_lost_is_named,
+        metering_corrections::events_are_voided_and_amended_with_a_preview,
+        metering_corrections::an_interrupted_correction_is_finished,
+        metering_corrections::a_rule_is_previewed_and_strangers_are_named,
+        metering_queries::windows_follow_the_calendar_across_clock_changes,
+        metering_queries::filters_top_comparison_and_running_totals,
+        metering_queries::the_api_answers_in_json_and_csv_and_refuses_clearly,
+        metering_queries::events_can_be_watched_as_they_come,
+        metering_meters::every_aggregate_equals_a_calculation_by_hand,
+        metering_meters::a_changed_meter_is_exact_while_history_is_rolled_up,
         billing::a_month_is_closed_to_the_cent_and_audited,
         billing::many_workers_close_a_month_exactly_once,
         billing::a_preview_is_the_invoice_to_come,

@@ -1,8 +1,10 @@
 //! Metering against an in-memory model: random histories of copies, late and retimed events, links and subscriptions
-//! moved back in time, recomputations and repairs in between; every answer must be equal. And the way through Kafka.
+//! moved back in time, voids, amendments, changed meters, recomputations, repairs, restarts and a second instance in
+//! between; every answer must be equal.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use bigdecimal::BigDecimal;
 use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
 use farebox_core::App;
@@ -11,10 +13,12 @@ use farebox_core::ids::{ConsumerId, PlanVersionId, SubscriptionId, WorkspaceId};
 use farebox_core::period::{self, Period, Window, floor_minute};
 use farebox_core::workspace::{self, NewWorkspace};
 use farebox_metering::consumers::{self, NewConsumer};
+use farebox_metering::corrections::{self, Action, Amendment, Choice, Request};
+use farebox_metering::meters::{self, Aggregate, Definition};
 use farebox_metering::store::{self, EventRow};
 use farebox_metering::timelines::{self, BEGINNING, TimelineEntry};
 use farebox_metering::usage::{self, UsageQuery};
-use farebox_metering::{Dimension, links, recompute, repair};
+use farebox_metering::{Condition, Dimension, Test, links, recompute, repair};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -26,12 +30,17 @@ const FIRST: &str = "2026-10-24T18:00:00Z";
 const MINUTES: i64 = 48 * 60;
 const MINUTES_LONG: usize = 48 * 60;
 const SUBJECTS: [&str; 5] = ["alpha", "beta", "gamma", "delta", ""];
+/// In every run; FAREBOX_HISTORIES=5000 asks for more.
+const HISTORIES: u64 = 200;
 const STATUSES: [u16; 8] = [200, 200, 204, 302, 401, 404, 429, 503];
 
 pub async fn answers_equal_a_model_over_random_histories(suite: &Suite) {
-    let histories = std::env::var("FAREBOX_HISTORIES").ok().and_then(|n| n.parse().ok()).unwrap_or(40);
-    for seed in 0..histories {
-        History::new(&suite.app, seed).await.play(&suite.app).await;
+    let histories = std::env::var("FAREBOX_HISTORIES").ok().and_then(|n| n.parse().ok()).unwrap_or(HISTORIES);
+    let first = std::env::var("FAREBOX_HISTORIES_FROM").ok().and_then(|n| n.parse().ok()).unwrap_or(0);
+    for seed in first..first + histories {
+        // Now and then a long one.
+        let steps = if seed % 20 == 0 { 40 } else { 12 };
+        History::new(&suite.app, seed).await.play(&suite.app, steps).await;
     }
 }
 
@@ -46,14 +55,34 @@ struct Copy {
     answered_by: AnsweredBy,
 }
 
+/// What stands in one minute under one id.
+#[derive(Debug, Clone)]
+struct Entry {
+    copy: Copy,
+    /// 0 for what a gateway sent, one more for each correction.
+    revision: u16,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Live,
+    /// Removed as a copy with another time.
+    Buried,
+    /// Voided, or moved to another minute.
+    Gone,
+}
+
 struct History {
     seed: u64,
     rng: StdRng,
     workspace: WorkspaceId,
     consumers: Vec<ConsumerId>,
     clock: DateTime<Utc>,
-    /// By id, then minute: the copy that stands there, and whether the repair buried it.
-    copies: BTreeMap<String, BTreeMap<DateTime<Utc>, (Copy, bool)>>,
+    /// By id, then minute.
+    copies: BTreeMap<String, BTreeMap<DateTime<Utc>, Entry>>,
+    /// Which of the conditions the meter `people` has by now.
+    people: usize,
     /// For each subject, who owns it in each minute.
     owners: BTreeMap<&'static str, Vec<Option<ConsumerId>>>,
     subscriptions: BTreeMap<ConsumerId, Vec<TimelineEntry>>,
@@ -91,24 +120,137 @@ impl History {
             consumers,
             clock: first() + TimeDelta::days(3),
             copies: BTreeMap::new(),
+            people: 0,
             owners: BTreeMap::new(),
             subscriptions: BTreeMap::new(),
         }
     }
 
-    async fn play(&mut self, app: &App) {
-        for _ in 0..30 {
-            match self.rng.random_range(0..11) {
-                0..=3 => self.send(app).await,
-                4 => self.link(app).await,
-                5 => self.subscribe(app).await,
-                6 => drop(recompute::workspace(app, &self.workspace).await.expect("recomputed")),
-                7 => self.repair(app).await,
-                8 => drop(recompute::consolidate(app).await.expect("consolidated")),
+    async fn play(&mut self, app: &App, steps: usize) {
+        self.change_meter(app).await;
+        for _ in 0..steps {
+            match self.rng.random_range(0..18) {
+                0..=4 => self.send(app).await,
+                5 => self.link(app).await,
+                6 => self.subscribe(app).await,
+                7 => drop(recompute::workspace(app, &self.workspace).await.expect("recomputed")),
+                8 => self.repair(app).await,
+                9 => drop(recompute::consolidate(app).await.expect("consolidated")),
+                10 => self.void(app).await,
+                11 => self.amend(app).await,
+                12 => self.void_many(app).await,
+                13 => self.change_meter(app).await,
+                // A process that has just started remembers nothing.
+                14 => farebox_metering::forget_plans(),
+                15 => self.two_at_once(app).await,
                 _ => self.check(app).await,
             }
         }
         self.check(app).await;
+        self.check(app).await;
+    }
+
+    /// The instances of a group recompute the same minutes, while a third removes copies.
+    async fn two_at_once(&mut self, app: &App) {
+        let (one, other, ()) =
+            tokio::join!(recompute::workspace(app, &self.workspace), recompute::workspace(app, &self.workspace), async {
+                repair::repair(app, &self.workspace, everything()).await.map(drop).expect("repaired");
+            });
+        one.and(other).expect("recomputed");
+        self.keep_one_of_each();
+    }
+
+    /// Another version of a meter that needs a rollup of its own.
+    async fn change_meter(&mut self, app: &App) {
+        self.people = self.rng.random_range(0..3);
+        let mut definition = Definition {
+            name: "people".to_owned(),
+            event: REQUEST.to_owned(),
+            aggregate: Aggregate::UniqueCount,
+            value: Some("subject".to_owned()),
+            percentile: None,
+            unit: None,
+            divide_by: None,
+            filter: BTreeMap::new(),
+            counted: false,
+            group_by: vec!["route".to_owned()],
+        };
+        match self.people {
+            1 => drop(definition.filter.insert("status".to_owned(), Test::Other(Condition::Lt("400".parse().expect("a number"))))),
+            2 => drop(definition.filter.insert("route".to_owned(), vec!["GET /a".to_owned()].into())),
+            _ => {}
+        }
+        let mut conn = app.pg.acquire().await.expect("PostgreSQL answers");
+        meters::upsert(&mut conn, &self.workspace, &definition).await.expect("a meter");
+    }
+
+    /// Ids of which something stands.
+    fn standing(&self) -> Vec<String> {
+        let stands = |minutes: &BTreeMap<_, Entry>| minutes.values().any(|entry| entry.state == State::Live);
+        self.copies.iter().filter(|(_, minutes)| stands(minutes)).map(|(id, _)| id.clone()).collect()
+    }
+
+    async fn void(&mut self, app: &App) {
+        let Some(id) = self.standing().choose(&mut self.rng).cloned() else { return };
+        self.correct(app, &id, Action::Void, Amendment::default()).await;
+        for entry in self.copies.get_mut(&id).expect("known").values_mut().filter(|entry| entry.state == State::Live) {
+            (entry.state, entry.revision) = (State::Gone, entry.revision + 1);
+        }
+    }
+
+    async fn amend(&mut self, app: &App) {
+        let Some(id) = self.standing().choose(&mut self.rng).cloned() else { return };
+        let mut set = Amendment { status: Some(204), ..Amendment::default() };
+        let moved = self.rng.random_bool(0.5).then(|| self.minute() + TimeDelta::seconds(self.rng.random_range(0..60)));
+        set.time = moved;
+        self.correct(app, &id, Action::Amend, set).await;
+        let minutes = self.copies.get_mut(&id).expect("known");
+        let (minute, entry) = minutes.iter_mut().find(|(_, entry)| entry.state == State::Live).expect("one stands");
+        let minute = *minute;
+        let mut amended = entry.clone();
+        amended.copy.status = 204;
+        amended.revision += if moved.is_some() { 2 } else { 1 };
+        if let Some(time) = moved {
+            amended.copy.time = time;
+            (entry.state, entry.revision) = (State::Gone, entry.revision + 1);
+        }
+        minutes.insert(moved.map_or(minute, floor_minute), amended);
+    }
+
+    async fn correct(&mut self, app: &App, id: &str, action: Action, set: Amendment) {
+        let choice = Choice::Ids(vec![id.to_owned()]);
+        let request = Request { action, choice, set, reason: "the gateway said so".to_owned(), author: "model".to_owned() };
+        corrections::apply(app, &self.workspace, &request, Some(1)).await.expect("corrected");
+        // A correction by id first removes the copies of that id.
+        keep_one(self.copies.get_mut(id).expect("known"));
+    }
+
+    /// By filter, previewed first.
+    async fn void_many(&mut self, app: &App) {
+        let start = self.minute();
+        let period = Period { start, end: start + TimeDelta::minutes(self.rng.random_range(1..MINUTES / 4)) };
+        let filter = BTreeMap::from([("route".to_owned(), vec!["GET /b".to_owned()].into())]);
+        let choice = Choice::Filter { period, filter };
+        let request = Request {
+            action: Action::Void,
+            choice,
+            set: Amendment::default(),
+            reason: "a load test".to_owned(),
+            author: "model".to_owned(),
+        };
+        let chosen = |entry: &Entry| entry.state == State::Live && entry.copy.route == "GET /b" && period.contains(entry.copy.time);
+        let expected = self.copies.values().flat_map(BTreeMap::values).filter(|entry| chosen(entry)).count() as u64;
+        let effect = corrections::preview(app, &self.workspace, &request).await.expect("previewed");
+        assert_eq!(effect.events, expected, "history {}: the preview of a void by filter", self.seed);
+        let calls = effect.meters.iter().filter(|meter| meter.meter == "calls").map(|meter| &meter.before - &meter.after);
+        assert_eq!(calls.sum::<BigDecimal>(), BigDecimal::from(expected), "history {}: calls that would be gone", self.seed);
+        if expected == 0 {
+            return;
+        }
+        corrections::apply(app, &self.workspace, &request, Some(expected)).await.expect("voided");
+        for entry in self.copies.values_mut().flat_map(BTreeMap::values_mut).filter(|entry| chosen(entry)) {
+            (entry.state, entry.revision) = (State::Gone, entry.revision + 1);
+        }
     }
 
     fn minute(&mut self) -> DateTime<Utc> {
@@ -123,7 +265,7 @@ impl History {
             let known: Vec<String> = self.copies.keys().cloned().collect();
             let (id, mut copy) = if self.rng.random_bool(0.3) && !known.is_empty() {
                 let id = known.choose(&mut self.rng).expect("not empty").clone();
-                let copies: Vec<_> = self.copies[&id].values().map(|(copy, _)| copy.clone()).collect();
+                let copies: Vec<_> = self.copies[&id].values().map(|entry| entry.copy.clone()).collect();
                 (id, copies.choose(&mut self.rng).expect("not empty").clone())
             } else {
                 let time = self.minute() + TimeDelta::microseconds(self.rng.random_range(0..60_000_000));
@@ -143,7 +285,7 @@ impl History {
             }
             rows.push(EventRow::from_event(self.event(&id, &copy)).expect("storable"));
             // Received later than every copy before it: it stands only where none stands yet.
-            self.copies.entry(id).or_default().entry(floor_minute(copy.time)).or_insert((copy, false));
+            self.copies.entry(id).or_default().entry(floor_minute(copy.time)).or_insert(Entry { copy, revision: 0, state: State::Live });
         }
         // Delivered at least once, in any order.
         if self.rng.random_bool(0.3) {
@@ -216,14 +358,12 @@ impl History {
     }
 
     async fn repair(&mut self, app: &App) {
-        let everything = Period { start: first(), end: first() + TimeDelta::minutes(MINUTES) };
-        repair::repair(app, &self.workspace, everything).await.expect("repaired");
-        for copies in self.copies.values_mut() {
-            let kept = copies.values().map(|(copy, _)| copy.received_at).min();
-            for (copy, buried) in copies.values_mut() {
-                *buried = Some(copy.received_at) != kept;
-            }
-        }
+        repair::repair(app, &self.workspace, everything()).await.expect("repaired");
+        self.keep_one_of_each();
+    }
+
+    fn keep_one_of_each(&mut self) {
+        self.copies.values_mut().for_each(keep_one);
     }
 
     /// Compares a random question's answer with the model's.
@@ -242,7 +382,7 @@ impl History {
             chrono_tz::Asia::Kathmandu,
         ];
         let zone = *zones.choose(&mut self.rng).expect("some");
-        let meter = *["calls", "requests"].choose(&mut self.rng).expect("some");
+        let meter = *["calls", "requests", "people"].choose(&mut self.rng).expect("some");
         let dimensions: Vec<_> =
             [Dimension::Consumer, Dimension::Subscription, Dimension::Status, Dimension::Route, Dimension::Reason, Dimension::Subject]
                 .into_iter()
@@ -277,8 +417,17 @@ impl History {
         only: Option<&ConsumerId>,
     ) -> BTreeMap<(DateTime<Utc>, DateTime<Utc>, Vec<String>), String> {
         let mut counts: BTreeMap<_, u64> = BTreeMap::new();
-        for (copy, buried) in self.copies.values().flat_map(BTreeMap::values) {
-            if *buried || !period.contains(copy.time) {
+        let mut people: BTreeMap<_, BTreeSet<&str>> = BTreeMap::new();
+        for Entry { copy, state, .. } in self.copies.values().flat_map(BTreeMap::values) {
+            if *state != State::Live || !period.contains(copy.time) {
+                continue;
+            }
+            let measured = match self.people {
+                1 => copy.status < 400,
+                2 => copy.route == "GET /a",
+                _ => true,
+            };
+            if meter == "people" && (!measured || copy.subject.is_empty()) {
                 continue;
             }
             let consumer = self.owner(copy);
@@ -297,7 +446,12 @@ impl History {
                 Dimension::Subject => copy.subject.to_owned(),
                 other => panic!("{other} is not asked for"),
             };
-            *counts.entry((at.start, at.end, dimensions.iter().map(value).collect())).or_default() += 1;
+            let key = (at.start, at.end, dimensions.iter().map(value).collect());
+            people.entry(key.clone()).or_default().insert(copy.subject);
+            *counts.entry(key).or_default() += 1;
+        }
+        if meter == "people" {
+            return people.into_iter().map(|(key, subjects)| (key, subjects.len().to_string())).collect();
         }
         if window == Window::None && dimensions.is_empty() {
             counts.entry((period.start, period.end, Vec::new())).or_default();
@@ -315,6 +469,21 @@ impl History {
         let entry = entries.iter().find(|e| e.from <= at && e.to.is_none_or(|to| at < to))?;
         Some(entry.subscription.to_string())
     }
+}
+
+/// Of an id's copies the one with the highest revision stays, then the first received.
+fn keep_one(minutes: &mut BTreeMap<DateTime<Utc>, Entry>) {
+    let kept =
+        minutes.iter().max_by_key(|(_, entry)| (entry.revision, std::cmp::Reverse(entry.copy.received_at))).map(|(minute, _)| *minute);
+    for (minute, entry) in minutes {
+        if Some(*minute) != kept && entry.state == State::Live {
+            entry.state = State::Buried;
+        }
+    }
+}
+
+fn everything() -> Period {
+    Period { start: first(), end: first() + TimeDelta::minutes(MINUTES) }
 }
 
 fn first() -> DateTime<Utc> {

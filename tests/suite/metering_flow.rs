@@ -12,12 +12,13 @@ use farebox_core::kafka::EVENTS;
 use farebox_core::period::{Period, Window};
 use farebox_core::workspace::{self, NewWorkspace};
 use farebox_metering::consumers::{self, Consumer, NewConsumer};
+use farebox_metering::events::{self, EventsQuery};
 use farebox_metering::meters::{self, Aggregate, Definition};
 use farebox_metering::rule::{self, CountingRule};
 use farebox_metering::store::{self, EventRow};
 use farebox_metering::timelines::{self, BEGINNING, TimelineEntry};
 use farebox_metering::usage::{self, UsageQuery};
-use farebox_metering::{Dimension, MeteringError, events, pipeline, proof, recompute};
+use farebox_metering::{Condition, Dimension, Filter, MeteringError, Test, pipeline, proof, recompute};
 use rdkafka::producer::FutureRecord;
 use tokio_util::sync::CancellationToken;
 
@@ -26,13 +27,13 @@ use crate::harness::{Suite, eventually};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A workspace with one consumer, `acme`, subscribed since ever.
-struct World {
-    workspace: WorkspaceId,
-    consumer: Consumer,
-    subscription: SubscriptionId,
+pub struct World {
+    pub workspace: WorkspaceId,
+    pub consumer: Consumer,
+    pub subscription: SubscriptionId,
 }
 
-async fn world(app: &App, name: &str) -> World {
+pub async fn world(app: &App, name: &str) -> World {
     let mut conn = app.pg.acquire().await.expect("PostgreSQL answers");
     let name = format!("{name}/t{}", uuid::Uuid::now_v7().simple());
     let new = NewWorkspace {
@@ -66,15 +67,15 @@ async fn world(app: &App, name: &str) -> World {
     World { workspace, consumer, subscription }
 }
 
-fn hour() -> DateTime<Utc> {
+pub fn hour() -> DateTime<Utc> {
     "2026-10-12T10:00:00Z".parse().expect("an RFC 3339 time")
 }
 
-fn october() -> Period {
+pub fn october() -> Period {
     farebox_core::period::month(2026, 10, chrono_tz::Europe::Berlin).expect("a month")
 }
 
-fn event(world: &World, n: u32) -> UsageEvent {
+pub fn event(world: &World, n: u32) -> UsageEvent {
     UsageEvent {
         specversion: SpecVersion::V1,
         id: format!("gw/{n}"),
@@ -88,17 +89,17 @@ fn event(world: &World, n: u32) -> UsageEvent {
     }
 }
 
-async fn produce(app: &App, key: &str, payload: &str) {
+pub async fn produce(app: &App, key: &str, payload: &str) {
     let topic = app.kafka.name(EVENTS);
     app.kafka.producer.send(FutureRecord::to(&topic).key(key).payload(payload), PATIENCE).await.expect("Kafka acknowledges");
 }
 
-async fn store_all(app: &App, all: &[UsageEvent]) {
+pub async fn store_all(app: &App, all: &[UsageEvent]) {
     let rows: Vec<_> = all.iter().map(|e| EventRow::from_event(e.clone()).expect("storable")).collect();
     store::store(&app.clickhouse, &rows.iter().collect::<Vec<_>>()).await.expect("stored");
 }
 
-async fn value(app: &App, query: UsageQuery) -> String {
+pub async fn value(app: &App, query: UsageQuery) -> String {
     let answer = usage::query(app, &query).await.expect("answered");
     assert_eq!(answer.rows.len(), 1, "one window, no groups");
     answer.rows[0].value.to_plain_string()
@@ -181,6 +182,7 @@ pub async fn meters_over_properties_are_exact(suite: &Suite) {
         event: event.to_owned(),
         aggregate: Aggregate::Sum,
         value: Some(value.to_owned()),
+        percentile: None,
         unit: None,
         divide_by: divide_by.map(|by| by.parse().expect("a decimal")),
         filter: BTreeMap::new(),
@@ -188,7 +190,7 @@ pub async fn meters_over_properties_are_exact(suite: &Suite) {
         group_by: Vec::new(),
     };
     let mut egress = definition("egress_gb", REQUEST, "response_bytes", Some("1000000000"));
-    egress.filter.insert("route".to_owned(), vec!["GET /files".to_owned()]);
+    egress.filter.insert("route".to_owned(), vec!["GET /files".to_owned()].into());
     let mut conn = app.pg.acquire().await.expect("PostgreSQL answers");
     for definition in [&definition("tokens", "llm.completion", "/total_tokens", None), &egress] {
         meters::upsert(&mut conn, &world.workspace, definition).await.expect("a meter");
@@ -269,8 +271,13 @@ pub async fn hostile_and_boundless_questions_are_bounded(suite: &Suite) {
         assert!(hostile.parse::<Dimension>().is_err(), "{hostile} names no dimension");
         let refused = usage::query(app, &UsageQuery::new(&mine.workspace, hostile, october())).await;
         assert!(matches!(refused, Err(MeteringError::Invalid { ref field, .. }) if field == "meter"), "{hostile}: {refused:?}");
-        let id = events::list(app, &mine.workspace, october(), &[], Some(hostile), None, 10).await.expect("answered");
-        assert!(id.is_empty(), "{hostile}");
+        let asked = EventsQuery { ids: Some(vec![hostile.to_owned()]), ..EventsQuery::new(&mine.workspace, october()) };
+        assert!(events::list(app, &asked).await.expect("answered").is_empty(), "{hostile}");
+        for test in [Condition::NotIn(vec![hostile.to_owned()]), Condition::Prefix(hostile.to_owned())] {
+            let none = matches!(test, Condition::Prefix(_));
+            let asked = all().filter(Filter { dimension: Dimension::Route, test: Test::Other(test) });
+            assert_eq!(value(app, asked).await, if none { "0" } else { "1" }, "{hostile}");
+        }
     }
     assert_eq!(value(app, all()).await, "1", "only this workspace's");
     assert_eq!(value(app, all().only(Dimension::Consumer, theirs.consumer.id.as_str())).await, "0");

@@ -3,6 +3,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use farebox_core::auth::{self, Scope};
 use farebox_core::clock;
+use farebox_core::ids::WorkspaceId;
 use farebox_core::workspace::{self, NewWorkspace, Workspace};
 use reqwest::{Method, RequestBuilder};
 use serde_json::Value;
@@ -34,7 +35,15 @@ impl Tenant {
             is_default: false,
         };
         let workspace = workspace::create(&mut conn, new).await.expect("a workspace");
-        let (_, token) = auth::create_token(&mut conn, &workspace.id, short, &Scope::ALL, false, None).await.expect("a token");
+        drop(conn);
+        Self::of(suite, &workspace.id).await
+    }
+
+    /// A workspace that is there, with a token for everything.
+    pub async fn of(suite: &Suite, id: &WorkspaceId) -> Self {
+        let mut conn = suite.app.pg.acquire().await.expect("PostgreSQL answers");
+        let workspace = workspace::by_id(&mut conn, id).await.expect("a workspace").expect("is there");
+        let (_, token) = auth::create_token(&mut conn, &workspace.id, "test", &Scope::ALL, false, None).await.expect("a token");
         Self {
             workspace,
             token: token.reveal().to_owned(),

@@ -9,8 +9,9 @@ use farebox_core::field_map::FieldMap;
 use farebox_core::intake_settings::IntakeSettings;
 use farebox_core::money::{Currency, decimal};
 use farebox_core::source::FORMATS;
+use farebox_metering::MeteringError;
 use farebox_metering::apis::ApiVersion;
-use farebox_metering::meters::{Aggregate, Definition, Meter};
+use farebox_metering::meters::{self, Aggregate, Definition, Meter};
 use serde_json::{Value, json};
 
 use super::errors::{CatalogError, Errors};
@@ -314,52 +315,62 @@ fn meters(raw: &RawCatalog, errors: &mut Errors) -> Vec<Definition> {
 fn meter(raw: &RawMeter, path: &str, errors: &mut Errors) -> Option<Definition> {
     if Meter::builtin(&raw.name.value).is_some() {
         errors.at(&raw.name, &format!("{path}.name"), format!("`{}` exists everywhere; choose another name", raw.name.value));
+        return None;
     }
-    let aggregate = match raw.aggregate.value.as_str() {
-        "count" => Some(Aggregate::Count),
-        "sum" => Some(Aggregate::Sum),
-        other @ ("max" | "unique" | "latest" | "p99") => {
-            errors.at(
-                &raw.aggregate,
-                &format!("{path}.aggregate"),
-                format!("`{other}` is not supported by this version; use count or sum"),
-            );
-            None
-        }
-        other => {
-            errors.at(&raw.aggregate, &format!("{path}.aggregate"), format!("`{other}` is not an aggregate; use count or sum"));
-            None
-        }
-    }?;
-    match (aggregate, &raw.value) {
-        (Aggregate::Sum, None) => {
-            errors.at(&raw.aggregate, path, "a sum needs its `value`: a field such as response_bytes, or a JSON pointer such as /tokens");
-        }
-        (Aggregate::Count, Some(value)) => errors.at(value, &format!("{path}.value"), "a count has no value; remove it, or choose sum"),
-        _ => {}
-    }
+    let aggregate = Aggregate::ALL.into_iter().find(|aggregate| aggregate.name() == raw.aggregate.value);
+    let Some(aggregate) = aggregate else {
+        let names: Vec<_> = Aggregate::ALL.iter().map(|aggregate| aggregate.name()).collect();
+        let detail = format!("`{}` is not an aggregate; there are {}", raw.aggregate.value, names.join(", "));
+        errors.at(&raw.aggregate, &format!("{path}.aggregate"), detail);
+        return None;
+    };
     let divide_by = match &raw.divide_by {
         None => None,
         Some(text) => {
             let by = errors.keep(decimal(&text.value), text, &format!("{path}.divide_by"))?;
             if by <= zero() {
                 errors.at(text, &format!("{path}.divide_by"), "must be above 0");
+                return None;
             }
             Some(by)
         }
     };
-    Some(Definition {
+    let percentile = match &raw.percentile {
+        None => None,
+        Some(text) => Some(errors.keep(decimal(&text.value), text, &format!("{path}.percentile"))?),
+    };
+    let definition = Definition {
         name: raw.name.value.clone(),
         event: raw.event.value.clone(),
         aggregate,
         value: raw.value.as_ref().map(|v| v.value.clone()),
+        percentile,
         unit: raw.unit.as_ref().map(|u| u.value.clone()),
         divide_by,
         filter: raw.filter.clone(),
         // What the counting rule leaves out is not billed, unless the meter says so; other events have no such rule.
         counted: raw.counted.unwrap_or(raw.event.value == event::REQUEST),
         group_by: raw.group_by.iter().map(|g| g.value.clone()).collect(),
-    })
+    };
+    // What stands in one field is told there; everything else of the meter at its name.
+    match meters::check(&definition) {
+        Ok(()) => Some(definition),
+        Err(MeteringError::Invalid { field, detail }) => {
+            let part = field.rsplit('/').next().unwrap_or_default();
+            let at = match part {
+                "value" => raw.value.as_ref().unwrap_or(&raw.aggregate),
+                "aggregate" => &raw.aggregate,
+                "percentile" => raw.percentile.as_ref().unwrap_or(&raw.aggregate),
+                _ => &raw.name,
+            };
+            errors.at(at, &format!("{path}.{part}"), detail);
+            None
+        }
+        Err(other) => {
+            errors.at(&raw.name, path, other.to_string());
+            None
+        }
+    }
 }
 
 fn plans(raw: &RawCatalog, currency: Currency, errors: &mut Errors) -> Vec<PlanDefinition> {

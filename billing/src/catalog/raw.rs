@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use farebox_metering::Test;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde_saphyr::Spanned;
@@ -142,8 +143,9 @@ pub struct RawMeter {
     pub value: Option<At<String>>,
     pub unit: Option<At<String>>,
     pub divide_by: Option<At<String>>,
+    pub percentile: Option<At<String>>,
     #[serde(default)]
-    pub filter: BTreeMap<String, Vec<String>>,
+    pub filter: BTreeMap<String, Test>,
     #[serde(default)]
     pub group_by: Vec<At<String>>,
     pub counted: Option<bool>,

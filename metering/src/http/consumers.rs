@@ -46,6 +46,24 @@ pub(super) struct LinkBody {
     to: Option<DateTime<Utc>>,
 }
 
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct KeyBody {
+    /// Id of the key.
+    credential: String,
+    /// The beginning of time unless given. Rounded down to the minute, as is `to`.
+    #[serde(default)]
+    from: Option<DateTime<Utc>>,
+    #[serde(default)]
+    to: Option<DateTime<Utc>>,
+}
+
+#[derive(Serialize, utoipa::ToSchema)]
+pub(super) struct MovedKey {
+    credential: String,
+    consumer: ConsumerId,
+}
+
 #[derive(Serialize, utoipa::ToSchema)]
 pub(super) struct Subjects {
     subjects: Vec<String>,
@@ -117,4 +135,29 @@ pub(super) async fn link(
     let subjects = links::subjects_of(&mut transaction, workspace, &id).await?;
     transaction.commit().await?;
     Ok(Answer(Subjects { subjects }))
+}
+
+/// Attribute a key's calls
+///
+/// Calls made with the key are the consumer's in [from, to), whatever subject they name. Who may use the key, and what it
+/// is entitled to, stays with the consumer it was issued to.
+#[utoipa::path(post, path = "/api/v1/consumers/{id}/credentials", tag = "consumers", request_body = KeyBody,
+    responses((status = 200, body = MovedKey), (status = 404, body = Problem), (status = 422, body = Problem)))]
+pub(super) async fn move_key(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<String>,
+    Json(body): Json<KeyBody>,
+) -> Result<Answer<MovedKey>, Problem> {
+    caller.0.require(Scope::Manage)?;
+    let id: ConsumerId = id.parse().map_err(|_| Problem::not_found("consumer"))?;
+    let workspace = &caller.0.workspace;
+    let mut transaction = app.pg.begin().await?;
+    let consumer = consumers::get(&mut transaction, workspace, &id).await?.ok_or_else(|| Problem::not_found("consumer"))?;
+    let from = body.from.unwrap_or(BEGINNING);
+    links::link_credential(&mut transaction, workspace, &body.credential, &consumer.id, "", from, body.to).await?;
+    let detail = serde_json::json!({ "credential": body.credential, "from": body.from, "to": body.to });
+    audit_log::record(&mut transaction, workspace, caller.0.token.as_str(), "credential.move", id.as_str(), &detail).await?;
+    transaction.commit().await?;
+    Ok(Answer(MovedKey { credential: body.credential, consumer: consumer.id }))
 }

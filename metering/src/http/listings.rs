@@ -11,11 +11,11 @@ use farebox_core::period::Period;
 use farebox_core::problem::Problem;
 use farebox_core::{App, clock};
 
-use super::{Parameters, zone_of};
+use super::{Parameters, UNKNOWN, zone_of};
 use crate::apis::{self, Api};
 use crate::dimension::Dimension;
-use crate::events::{self, Event};
-use crate::meters::{self, Meter};
+use crate::events::{self, Event, EventsQuery};
+use crate::filter::Filter;
 use crate::pipeline::{self, PipelineStatus};
 use crate::sources::{self, Source};
 
@@ -28,7 +28,7 @@ use crate::sources::{self, Source};
     ("to" = Option<String>, Query, description = "Not included."),
     ("id" = Option<String>, Query, description = "Only the event of this identity."),
     ("consumer" = Option<String>, Query, description = "Only this consumer's."),
-    ("filter[dimension]" = Option<String>, Query, description = "As in /api/v1/usage."),
+    ("filter[dimension]" = Option<String>, Query, description = "As in /api/v1/usage, tests included."),
     ("limit" = Option<u32>, Query, description = "50 unless given, at most 500."),
     ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before."),
 ), responses((status = 200, body = Page<Event>), (status = 422, body = Problem)))]
@@ -43,33 +43,30 @@ pub(super) async fn events(State(app): State<App>, caller: Caller, QueryPairs(pa
     let period = Period::new(start, end).ok_or_else(|| Problem::invalid_field("to", "must be after `from`"))?;
     let mut filters = parameters.filters()?;
     if let Some(consumer) = parameters.one("consumer") {
-        filters.push((Dimension::Consumer, vec![consumer]));
+        filters.push(Filter::is(Dimension::Consumer, if consumer == UNKNOWN { String::new() } else { consumer }));
     }
     let (id, limit) = (parameters.one("id"), parameters.limit(50, 500)?);
     let before = parameters.one("cursor").map(|cursor| position(&cursor)).transpose()?;
     parameters.done()?;
-    let before = before.as_ref().map(|(at, id)| (*at, id.as_str()));
-    let mut found = events::list(&app, workspace, period, &filters, id.as_deref(), before, limit + 1).await?;
+    let asked = EventsQuery { filters, ids: id.map(|id| vec![id]), before, ..EventsQuery::new(workspace, period) };
+    page(&app, asked, limit).await.map(Answer)
+}
+
+/// A page of events, with where the next one starts.
+pub(super) async fn page(app: &App, asked: EventsQuery, limit: usize) -> Result<Page<Event>, Problem> {
+    let mut found = events::list(app, &EventsQuery { limit: limit + 1, ..asked }).await?;
     let more = found.len() > limit;
     found.truncate(limit);
     let next_cursor =
         more.then(|| found.last().map(|e| URL_SAFE_NO_PAD.encode(format!("{} {}", e.time.timestamp_micros(), e.id)))).flatten();
-    Ok(Answer(Page { data: found, next_cursor }))
+    Ok(Page { data: found, next_cursor })
 }
 
-fn position(cursor: &str) -> Result<(DateTime<Utc>, String), Problem> {
+pub(super) fn position(cursor: &str) -> Result<(DateTime<Utc>, String), Problem> {
     let text = URL_SAFE_NO_PAD.decode(cursor).ok().and_then(|bytes| String::from_utf8(bytes).ok());
     let parts = text.as_deref().and_then(|text| text.split_once(' '));
     let found = parts.and_then(|(at, id)| Some((DateTime::from_timestamp_micros(at.parse().ok()?)?, id.to_owned())));
     found.ok_or_else(|| Problem::invalid_field("cursor", "is not a `next_cursor` that Farebox gave; leave it out for the first page"))
-}
-
-/// Meters in force
-#[utoipa::path(get, path = "/api/v1/meters", tag = "catalogue", responses((status = 200, body = Page<Meter>)))]
-pub(super) async fn meters(State(app): State<App>, caller: Caller) -> Result<Answer<Page<Meter>>, Problem> {
-    caller.0.require(Scope::Read)?;
-    let data = meters::list(&mut *app.pg.acquire().await?, &caller.0.workspace).await?;
-    Ok(Answer(Page { data, next_cursor: None }))
 }
 
 /// APIs and their versions

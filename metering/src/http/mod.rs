@@ -1,7 +1,12 @@
 //! The management routes of this room.
 
+mod audit;
 mod consumers;
+mod corrections;
 mod listings;
+mod meters;
+mod rule;
+mod tail;
 mod usage;
 
 use chrono::{DateTime, NaiveDate, Utc};
@@ -14,19 +19,34 @@ use farebox_core::workspace;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::MeteringError;
 use crate::dimension::Dimension;
+use crate::filter::{Condition, Filter, Number, Test};
 
 pub fn router(app: &App) -> OpenApiRouter {
     OpenApiRouter::new()
         .routes(routes!(usage::usage))
+        .routes(routes!(usage::behind))
+        .routes(routes!(tail::tail))
+        .routes(routes!(meters::list))
+        .routes(routes!(meters::progress))
+        .routes(routes!(meters::errors))
         .routes(routes!(consumers::list, consumers::create))
         .routes(routes!(consumers::get))
         .routes(routes!(consumers::link))
+        .routes(routes!(consumers::move_key))
         .routes(routes!(listings::events))
-        .routes(routes!(listings::meters))
+        .routes(routes!(corrections::list, corrections::create))
+        .routes(routes!(corrections::duplicates))
+        .routes(routes!(corrections::removed))
+        .routes(routes!(rule::get, rule::put))
+        .routes(routes!(rule::preview))
+        .routes(routes!(rule::unattributed))
         .routes(routes!(listings::apis))
         .routes(routes!(listings::sources))
         .routes(routes!(listings::pipeline))
+        .routes(routes!(audit::pipeline))
+        .routes(routes!(audit::hours))
         .with_state(app.clone())
 }
 
@@ -50,25 +70,19 @@ impl Parameters {
         values
     }
 
-    /// `filter[dimension]=value`; one dimension given several times may have any of the values.
-    fn filters(&mut self) -> Result<Vec<(Dimension, Vec<String>)>, Problem> {
-        let mut filters: Vec<(Dimension, Vec<String>)> = Vec::new();
-        let mut wrong = None;
-        self.0.retain(|(name, value)| {
-            let Some(dimension) = name.strip_prefix("filter[").and_then(|rest| rest.strip_suffix(']')) else { return true };
-            match dimension.parse::<Dimension>() {
-                Ok(dimension) => match filters.iter_mut().find(|(d, _)| *d == dimension) {
-                    Some((_, values)) => values.push(value.clone()),
-                    None => filters.push((dimension, vec![value.clone()])),
-                },
-                Err(error) => wrong = Some(Problem::invalid_field(name, error.to_string())),
+    /// `filter[dimension]=value`; one dimension given several times may have any of the values. And
+    /// `filter[dimension][test]=value`, the test being not, gt, gte, lt, lte, prefix or exists.
+    fn filters(&mut self) -> Result<Vec<Filter>, Problem> {
+        let mut filters: Vec<Filter> = Vec::new();
+        let mut rest = Vec::new();
+        for (name, value) in std::mem::take(&mut self.0) {
+            match name.strip_prefix("filter[").and_then(|inner| inner.strip_suffix(']')) {
+                Some(inner) => add_filter(&mut filters, &name, inner, value)?,
+                None => rest.push((name, value)),
             }
-            false
-        });
-        if filters.iter().map(|(_, values)| values.len()).sum::<usize>() > 200 {
-            return Err(Problem::invalid_field("filter", "has at most 200 values"));
         }
-        wrong.map_or(Ok(filters), Err)
+        self.0 = rest;
+        Ok(filters)
     }
 
     fn instant(&mut self, name: &str, zone: Tz) -> Result<Option<DateTime<Utc>>, Problem> {
@@ -93,6 +107,51 @@ impl Parameters {
         }
     }
 }
+
+fn add_filter(filters: &mut Vec<Filter>, name: &str, inner: &str, value: String) -> Result<(), Problem> {
+    let wrong = |detail: String| Problem::invalid_field(name, detail);
+    let (dimension, test) = inner.split_once("][").map_or((inner, None), |(dimension, test)| (dimension, Some(test)));
+    let dimension: Dimension = dimension.parse().map_err(|e: MeteringError| wrong(e.to_string()))?;
+    let value = if dimension == Dimension::Consumer && value == UNKNOWN { String::new() } else { value };
+    let number = |value: &str| {
+        let plain = value.parse::<Number>().ok().filter(|_| value.len() <= 64);
+        plain.ok_or_else(|| wrong("is compared with a decimal, such as 500 or 0.25".to_owned()))
+    };
+    let condition = match test {
+        None => {
+            if let Some(Filter { test: Test::In(values), .. }) =
+                filters.iter_mut().find(|f| f.dimension == dimension && matches!(f.test, Test::In(_)))
+            {
+                values.push(value);
+                return Ok(());
+            }
+            filters.push(Filter::is(dimension, value));
+            return Ok(());
+        }
+        Some("not") => Condition::NotIn(vec![value]),
+        Some("gt") => Condition::Gt(number(&value)?),
+        Some("gte") => Condition::Gte(number(&value)?),
+        Some("lt") => Condition::Lt(number(&value)?),
+        Some("lte") => Condition::Lte(number(&value)?),
+        Some("prefix") => Condition::Prefix(value),
+        Some("exists") => Condition::Exists(match value.as_str() {
+            "true" => true,
+            "false" => false,
+            _ => return Err(wrong("is true or false".to_owned())),
+        }),
+        Some(other) => {
+            return Err(wrong(format!(
+                "there is no test `{}`; there are not, gt, gte, lt, lte, prefix and exists",
+                other.chars().take(32).collect::<String>()
+            )));
+        }
+    };
+    filters.push(Filter { dimension, test: Test::Other(condition) });
+    Ok(())
+}
+
+/// How nobody's usage is named: the consumer of what no link attributes.
+const UNKNOWN: &str = "unknown";
 
 async fn zone_of(app: &App, workspace: &WorkspaceId) -> Result<Tz, Problem> {
     let found = workspace::by_id(&mut *app.pg.acquire().await?, workspace).await.map_err(|e| Problem::internal(&e))?;

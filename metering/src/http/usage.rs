@@ -5,27 +5,36 @@ use std::collections::{BTreeMap, HashMap};
 use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Json, Response};
+use bigdecimal::BigDecimal;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use chrono_tz::Tz;
 use farebox_core::App;
 use farebox_core::auth::{Caller, Scope};
 use farebox_core::clock;
-use farebox_core::http::QueryPairs;
+use farebox_core::http::{Page, QueryPairs};
 use farebox_core::ids::{ConsumerId, WorkspaceId};
 use farebox_core::period::{Period, Window, floor_minute};
 use farebox_core::problem::Problem;
 use serde::Serialize;
 
-use super::{Parameters, zone_of};
+use super::listings::{page, position};
+use super::{Parameters, UNKNOWN, zone_of};
 use crate::consumers;
 use crate::dimension::Dimension;
+use crate::events::{Event, EventsQuery};
+use crate::filter::Filter;
 use crate::usage::{self, MAX_ROWS, UsageAnswer, UsageQuery};
 
 const DEFAULT_ROWS: usize = 10_000;
+const MOST_GROUPS: usize = 8;
+const MOST_TOP: usize = 1000;
 
 #[derive(Serialize, utoipa::ToSchema)]
 pub(super) struct Answer {
     data: Vec<Row>,
+    /// What was compared with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    previous: Option<Period>,
     as_of: DateTime<Utc>,
     /// What happened before this is surely in; later windows may still grow.
     complete_until: DateTime<Utc>,
@@ -36,9 +45,25 @@ pub(super) struct Answer {
 struct Row {
     window_start: DateTime<Utc>,
     window_end: DateTime<Utc>,
+    /// Empty for the groups beyond the top ones.
     group: BTreeMap<String, Value>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    other: bool,
     /// An exact decimal.
     value: String,
+    /// Events whose value is no number; see `/api/v1/meters/{name}/errors`.
+    #[serde(skip_serializing_if = "is_zero")]
+    errors: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    previous: Option<String>,
+    /// From `previous` to `value`, in percent; none where there was nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    change: Option<String>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde asks
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 #[derive(Serialize, utoipa::ToSchema)]
@@ -69,7 +94,13 @@ struct Named {
     ("time_zone" = Option<String>, Query, description = "IANA name; the workspace's unless given."),
     ("group_by" = Option<Vec<String>>, Query, description = "Repeatable: consumer, subscription, plan, api, api_version, route, method, status, \
       status_class, counted, reason, credential, environment, marker, type, source, gateway, country, answered_by, cached, subject, or the JSON pointer of a property."),
-    ("filter[dimension]" = Option<String>, Query, description = "Only events that have this value; repeat it for any of several."),
+    ("week_start" = Option<String>, Query, description = "`monday` (default) or `sunday`, for `window=week`."),
+    ("filter[dimension]" = Option<String>, Query, description = "Only events that have this value; repeat it for any of several. Other tests: \
+      `filter[route][not]`, `filter[status][gte]` (gt, gte, lt, lte), `filter[route][prefix]`, `filter[/model][exists]=true`."),
+    ("top" = Option<u32>, Query, description = "Only so many groups, those with the greatest values over the whole range; the others as one row marked `other`."),
+    ("compare" = Option<String>, Query, description = "`previous` (as long, right before; whole months with months, whole days with days), `month` or `year` (earlier by the calendar): \
+      adds `previous` and `change`, window by window."),
+    ("cumulative" = Option<bool>, Query, description = "Each window with all before it, for meters that count or sum."),
     ("limit" = Option<u32>, Query, description = "Rows: 10000 unless given, at most 100000."),
     ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before."),
 ), responses((status = 200, body = Answer, content_type = "application/json"), (status = 422, body = Problem)))]
@@ -80,7 +111,14 @@ pub(super) async fn usage(
     QueryPairs(pairs): QueryPairs,
 ) -> Result<Response, Problem> {
     caller.0.require(Scope::Read)?;
-    let query = parse(&app, &caller.0.workspace, pairs).await?;
+    let mut parameters = Parameters(pairs);
+    let query = parse(&app, &caller.0.workspace, &mut parameters).await?;
+    let offset = match parameters.one("cursor") {
+        None => 0,
+        Some(text) => text.parse().map_err(|_| Problem::invalid_field("cursor", "is not a `next_cursor` that Farebox gave"))?,
+    };
+    let query = UsageQuery { limit: parameters.limit(DEFAULT_ROWS, MAX_ROWS)?, offset, ..query };
+    parameters.done()?;
     let answer = usage::query(&app, &query).await?;
     let names = names(&app, &query.workspace, &answer).await?;
     let next_cursor = answer.more.then(|| (query.offset + answer.rows.len()).to_string());
@@ -90,22 +128,59 @@ pub(super) async fn usage(
     let data = answer.rows.into_iter().map(|row| Row {
         window_start: row.window.start,
         window_end: row.window.end,
+        change: row.previous.as_ref().and_then(|previous| usage::change(&row.value, previous)).map(|n| n.to_plain_string()),
+        previous: row.previous.map(|n| n.to_plain_string()),
         value: row.value.to_plain_string(),
+        errors: row.errors,
+        other: row.other,
         group: row.group.into_iter().map(|(dimension, value)| (dimension.clone(), named(&dimension, value, &names))).collect(),
     });
-    Ok(Json(Answer { data: data.collect(), as_of: answer.as_of, complete_until: answer.complete_until, next_cursor }).into_response())
+    let answer =
+        Answer { data: data.collect(), previous: answer.previous, as_of: answer.as_of, complete_until: answer.complete_until, next_cursor };
+    Ok(Json(answer).into_response())
+}
+
+/// The events behind a number
+///
+/// The same question as `/api/v1/usage`, answered with the raw events that its number is made of, newest first, each
+/// with what it adds. A window's events: its start and end as `from` and `to`; a group's: its values as filters.
+#[utoipa::path(get, path = "/api/v1/usage/events", tag = "usage", params(
+    ("meter" = Option<String>, Query, description = "`calls` (default), `requests`, or a meter of the catalogue."),
+    ("consumer" = Option<String>, Query, description = "Id or name; `unknown` for nobody's."),
+    ("subscription" = Option<String>, Query, description = "Only this subscription."),
+    ("plan" = Option<String>, Query, description = "Only this plan, by name."),
+    ("api" = Option<String>, Query, description = "Only this api, by name."),
+    ("from" = Option<String>, Query, description = "RFC 3339 time, or a date in `time_zone`."),
+    ("to" = Option<String>, Query, description = "Not included."),
+    ("time_zone" = Option<String>, Query, description = "IANA name; the workspace's unless given."),
+    ("filter[dimension]" = Option<String>, Query, description = "As in /api/v1/usage."),
+    ("limit" = Option<u32>, Query, description = "50 unless given, at most 500."),
+    ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before."),
+), responses((status = 200, body = Page<Event>), (status = 422, body = Problem)))]
+pub(super) async fn behind(State(app): State<App>, caller: Caller, QueryPairs(pairs): QueryPairs) -> Result<Json<Page<Event>>, Problem> {
+    caller.0.require(Scope::Read)?;
+    let mut parameters = Parameters(pairs);
+    let query = parse(&app, &caller.0.workspace, &mut parameters).await?;
+    let before = parameters.one("cursor").map(|cursor| position(&cursor)).transpose()?;
+    let limit = parameters.limit(50, 500)?;
+    parameters.done()?;
+    let asked = EventsQuery { filters: query.filters, meter: query.meter, before, ..EventsQuery::new(&query.workspace, query.period) };
+    Ok(Json(page(&app, asked, limit).await?))
 }
 
 fn named(dimension: &str, value: String, names: &HashMap<String, String>) -> Value {
     if dimension != Dimension::Consumer.name() {
         return Value::Plain(value);
     }
+    if value.is_empty() {
+        return Value::Consumer(Named { id: UNKNOWN.to_owned(), name: "Unknown".to_owned() });
+    }
     let name = names.get(&value).cloned().unwrap_or_default();
     Value::Consumer(Named { id: value, name })
 }
 
-async fn parse(app: &App, workspace: &WorkspaceId, pairs: Vec<(String, String)>) -> Result<UsageQuery, Problem> {
-    let mut parameters = Parameters(pairs);
+/// Everything that names a number; the page is still in `parameters`.
+async fn parse(app: &App, workspace: &WorkspaceId, parameters: &mut Parameters) -> Result<UsageQuery, Problem> {
     let time_zone: Tz = match parameters.one("time_zone") {
         Some(name) => name.parse().map_err(|_| Problem::invalid_field("time_zone", "must be an IANA time zone such as Europe/Berlin"))?,
         None => zone_of(app, workspace).await?,
@@ -116,18 +191,13 @@ async fn parse(app: &App, workspace: &WorkspaceId, pairs: Vec<(String, String)>)
     };
     let start = parameters.instant("from", time_zone)?.unwrap_or(end - TimeDelta::days(30));
     let period = Period::new(start, end).ok_or_else(|| Problem::invalid_field("to", "must be after `from`"))?;
-    let window = match parameters.one("window") {
-        None => Window::None,
-        Some(text) => serde_json::from_value(text.into())
-            .map_err(|_| Problem::invalid_field("window", "must be minute, hour, day, week, month or none"))?,
-    };
     let mut filters = parameters.filters()?;
     if let Some(consumer) = parameters.one("consumer") {
-        filters.push((Dimension::Consumer, vec![consumer_id(app, workspace, consumer).await?]));
+        filters.push(Filter::is(Dimension::Consumer, consumer_id(app, workspace, consumer).await?));
     }
     for (name, dimension) in [("subscription", Dimension::Subscription), ("plan", Dimension::Plan), ("api", Dimension::Api)] {
         if let Some(value) = parameters.one(name) {
-            filters.push((dimension, vec![value]));
+            filters.push(Filter::is(dimension, value));
         }
     }
     let mut group_by: Vec<Dimension> = Vec::new();
@@ -137,26 +207,58 @@ async fn parse(app: &App, workspace: &WorkspaceId, pairs: Vec<(String, String)>)
             group_by.push(dimension);
         }
     }
-    let offset = match parameters.one("cursor") {
-        None => 0,
-        Some(text) => text.parse().map_err(|_| Problem::invalid_field("cursor", "is not a `next_cursor` that Farebox gave"))?,
+    if group_by.len() > MOST_GROUPS {
+        return Err(Problem::invalid_field("group_by", format!("has at most {MOST_GROUPS} dimensions")));
+    }
+    let top = match parameters.one("top") {
+        None => None,
+        Some(_) if group_by.is_empty() => return Err(Problem::invalid_field("top", "chooses among groups; name them with `group_by`")),
+        Some(text) => match text.parse::<usize>() {
+            Ok(n) if (1..=MOST_TOP).contains(&n) => Some(n),
+            _ => return Err(Problem::invalid_field("top", format!("must be 1 to {MOST_TOP}"))),
+        },
     };
-    let query = UsageQuery {
-        workspace: workspace.clone(),
-        meter: parameters.one("meter").unwrap_or_else(|| "calls".to_owned()),
-        period,
-        window,
+    let compare = parameters
+        .one("compare")
+        .map(|text| serde_json::from_value(text.into()).map_err(|_| Problem::invalid_field("compare", "must be previous, month or year")));
+    let cumulative = match parameters.one("cumulative").as_deref() {
+        None | Some("false") => false,
+        Some("true") => true,
+        Some(_) => return Err(Problem::invalid_field("cumulative", "must be true or false")),
+    };
+    Ok(UsageQuery {
+        window: window(parameters)?,
         time_zone,
         group_by,
         filters,
-        limit: parameters.limit(DEFAULT_ROWS, MAX_ROWS)?,
-        offset,
+        top,
+        compare: compare.transpose()?,
+        cumulative,
+        ..UsageQuery::new(workspace, &parameters.one("meter").unwrap_or_else(|| "calls".to_owned()), period)
+    })
+}
+
+fn window(parameters: &mut Parameters) -> Result<Window, Problem> {
+    let window = match parameters.one("window").as_deref() {
+        None | Some("none") => Window::None,
+        Some("minute") => Window::Minute,
+        Some("hour") => Window::Hour,
+        Some("day") => Window::Day,
+        Some("week") => Window::Week,
+        Some("month") => Window::Month,
+        Some(_) => return Err(Problem::invalid_field("window", "must be minute, hour, day, week, month or none")),
     };
-    parameters.done()?;
-    Ok(query)
+    match (window, parameters.one("week_start").as_deref()) {
+        (Window::Week, Some("sunday")) => Ok(Window::SundayWeek),
+        (window, None | Some("monday" | "sunday")) => Ok(window),
+        _ => Err(Problem::invalid_field("week_start", "must be monday or sunday")),
+    }
 }
 
 async fn consumer_id(app: &App, workspace: &WorkspaceId, text: String) -> Result<String, Problem> {
+    if text == UNKNOWN {
+        return Ok(String::new());
+    }
     if text.parse::<ConsumerId>().is_ok() {
         return Ok(text);
     }
@@ -185,7 +287,13 @@ fn csv(query: &UsageQuery, answer: &UsageAnswer, names: &HashMap<String, String>
             head.push("consumer_name".to_owned());
         }
     }
+    if query.top.is_some() {
+        head.push("other".to_owned());
+    }
     head.push("value".to_owned());
+    if query.compare.is_some() {
+        head.extend(["previous".to_owned(), "change".to_owned()]);
+    }
     writer.write_record(&head).map_err(|e| Problem::internal(&e))?;
     let time = |at: DateTime<Utc>| at.to_rfc3339_opts(SecondsFormat::Secs, true);
     for row in &answer.rows {
@@ -197,7 +305,15 @@ fn csv(query: &UsageQuery, answer: &UsageAnswer, names: &HashMap<String, String>
                 record.push(inert(names.get(value).map(String::as_str).unwrap_or_default()));
             }
         }
+        if query.top.is_some() {
+            record.push(row.other.to_string());
+        }
         record.push(row.value.to_plain_string());
+        if query.compare.is_some() {
+            let change = row.previous.as_ref().and_then(|previous| usage::change(&row.value, previous));
+            record.push(row.previous.as_ref().map_or_else(String::new, BigDecimal::to_plain_string));
+            record.push(change.map_or_else(String::new, |n| n.to_plain_string()));
+        }
         writer.write_record(&record).map_err(|e| Problem::internal(&e))?;
     }
     let body = writer.into_inner().map_err(|e| Problem::internal(&e))?;
