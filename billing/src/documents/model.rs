@@ -32,6 +32,12 @@ pub struct Document {
     #[schema(value_type = String)]
     pub currency: Currency,
     pub lines: Vec<DocumentLine>,
+    /// What discounts and prepaid credits took off the lines.
+    #[schema(value_type = String)]
+    pub discount: Money,
+    #[schema(value_type = String)]
+    pub credit: Money,
+    /// What is left of the lines, without tax.
     #[schema(value_type = String)]
     pub subtotal: Money,
     pub taxes: Vec<TaxSum>,
@@ -120,6 +126,8 @@ pub fn document(invoice: &Invoice, zone: Tz) -> Result<Document, BillingError> {
         period: days(invoice.period, zone),
         currency: invoice.currency,
         lines: invoice.lines.iter().map(|line| document_line(line, zone)).collect(),
+        discount: Money::sum(invoice.lines.iter().map(|line| line.discount), invoice.currency)?,
+        credit: Money::sum(invoice.lines.iter().map(|line| line.credit), invoice.currency)?,
         subtotal: invoice.subtotal,
         tax: invoice.tax,
         total: invoice.total,
@@ -201,14 +209,11 @@ pub(super) fn is_reverse_charge(invoice: &Invoice, seller: &Party, buyer: &Party
 
 fn notes(invoice: &Invoice, seller: &Party, buyer: &Party) -> Vec<String> {
     let mut notes = Vec::new();
-    // What was settled about the buyer's tax is sealed with the invoice; else it follows from where both are.
-    let sealed = |key: &str| invoice.buyer.get(key).and_then(Value::as_str).unwrap_or_default();
-    match (sealed("tax_status"), sealed("tax_reason")) {
-        ("exempt", reason) => notes.push(format!("No tax is charged: {reason}")),
-        ("reverse_charge", "") => notes.push(REVERSE_CHARGE.to_owned()),
-        ("reverse_charge", reason) => notes.push(format!("Reverse charge: the recipient accounts for the tax. {reason}")),
-        _ if is_reverse_charge(invoice, seller, buyer) => notes.push(REVERSE_CHARGE.to_owned()),
-        _ => {}
+    // Why no tax is charged is sealed with the invoice; else it follows from where both are.
+    match &invoice.tax_note {
+        Some(note) => notes.push(note.clone()),
+        None if is_reverse_charge(invoice, seller, buyer) => notes.push(REVERSE_CHARGE.to_owned()),
+        None => {}
     }
     if invoice.carried {
         notes.push(if invoice.total.minor < 0 {

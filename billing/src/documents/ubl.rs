@@ -3,7 +3,7 @@
 //!
 //! Each of our lines is one line of quantity 1 (or -1, for what is given back) at the price of its net amount, since our
 //! amounts are final and the norm would multiply a unit price again; the metered quantity is in its description. What an
-//! earlier invoice left to this one was taxed there: it is an amount already settled (BT-113), never a line.
+//! earlier invoice left to this one was taxed there, and so were prepaid credits used after tax: it is an amount already settled (BT-113), never a line.
 
 use std::fmt::Write;
 
@@ -63,7 +63,8 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     fn write(mut self) -> Result<String, BillingError> {
-        let (lines, carried): (Vec<_>, Vec<_>) = self.invoice.lines.iter().partition(|line| line.kind != LineKind::Carried);
+        let (lines, carried): (Vec<_>, Vec<_>) =
+            self.invoice.lines.iter().partition(|line| !matches!(line.kind, LineKind::Carried | LineKind::Credit));
         let groups = self.groups(&lines)?;
         let out_of_scope = groups.iter().any(|group| group.category.code == "O");
         self.xml.push_str(HEAD);
@@ -109,11 +110,13 @@ impl Writer<'_> {
             let code = if percent == BigDecimal::from(0) { "Z" } else { "S" };
             return Category { code, percent: Some(percent), reason: None };
         }
-        if sealed("tax_status") == "reverse_charge" || is_reverse_charge(self.invoice, &self.document.seller, &self.document.buyer) {
+        let reverse =
+            sealed("tax_status") == "reverse_charge" || is_reverse_charge(self.invoice, &self.document.seller, &self.document.buyer);
+        if reverse {
             return Category { code: "AE", percent: zero, reason: Some("Reverse charge".to_owned()) };
         }
-        if sealed("tax_status") == "exempt" {
-            return Category { code: "E", percent: zero, reason: Some(sealed("tax_reason").to_owned()) };
+        if let Some(note) = &self.invoice.tax_note {
+            return Category { code: "E", percent: zero, reason: Some(note.clone()) };
         }
         // What is not taxed beside what is must be exempt, since the norm does not mix "out of scope" with others (BR-O-11).
         if self.invoice.lines.iter().any(|other| other.tax.is_some()) {
@@ -143,7 +146,7 @@ impl Writer<'_> {
         let net = Money::sum(groups.iter().map(|group| group.base), currency)?;
         let tax = Money::sum(groups.iter().map(|group| group.tax), currency)?;
         let gross = net.checked_add(tax)?;
-        let settled = Money::zero(currency).checked_sub(Money::sum(carried.iter().map(|line| line.amount), currency)?)?;
+        let settled = Money::zero(currency).checked_sub(Money::sum(carried.iter().map(|line| line.net()), currency)?)?;
         self.xml.push_str("<cac:TaxTotal>");
         self.amount("cbc:TaxAmount", tax);
         for group in groups {

@@ -46,7 +46,13 @@ impl View {
         facts.extend(document.issued_on.map(|on| ("Issued".to_owned(), date(on))));
         facts.extend(document.due_on.map(|on| ("Due".to_owned(), date(on))));
         facts.push(("Period".to_owned(), days(document.period)));
-        let mut totals = vec![("Subtotal".to_owned(), money(document.subtotal))];
+        let mut totals = Vec::new();
+        for (name, taken) in [("Discounts", document.discount), ("Prepaid credits", document.credit)] {
+            if !taken.is_zero() {
+                totals.push((name.to_owned(), money(Money::new(-taken.minor, taken.currency))));
+            }
+        }
+        totals.push(("Subtotal".to_owned(), money(document.subtotal)));
         totals.extend(document.taxes.iter().map(|tax| {
             let included = if tax.inclusive { ", included in the prices" } else { "" };
             (format!("{} {} on {}{included}", tax.name, percent(&tax.rate), money(tax.base)), money(tax.amount))

@@ -32,6 +32,8 @@ pub const COLUMNS: &[Column] = &[
     column("quantity", Kind::Quantity),
     super::table::currency(),
     sum("amount"),
+    sum("discount"),
+    sum("credit"),
     sum("net"),
     sum("tax"),
     text("tax_name"),
@@ -46,8 +48,8 @@ pub fn rows<'c>(conn: &'c mut PgConnection, scope: &Scope) -> BoxStream<'c, Resu
     let found = sqlx::query!(
         r#"SELECT l.id, i.id AS invoice, i.number AS "number!", i.state, i.issued_at AS "issued_at!", i.consumer_id, i.buyer->>'name' AS consumer_name,
                   i.subscription_id, l.position, l.kind, l.name, p.name AS "plan?", v.version AS "version?", l.price, l.meter,
-                  l.period_start, l.period_end, l.quantity, i.currency, l.amount_minor, l.tax_minor, l.tax_name, l.tax_rate, l.tax_inclusive,
-                  l.amount_minor - CASE WHEN l.tax_inclusive THEN l.tax_minor ELSE 0 END AS "net!", l.explanation,
+                  l.period_start, l.period_end, l.quantity, i.currency, l.amount_minor, l.discount_minor, l.credit_minor, l.tax_minor, l.tax_name, l.tax_rate, l.tax_inclusive,
+                  l.amount_minor - l.discount_minor - l.credit_minor - CASE WHEN l.tax_inclusive THEN l.tax_minor ELSE 0 END AS "net!", l.explanation,
                   (l.proof->>'events')::bigint AS proof_events, l.proof->>'hash' AS proof_hash
            FROM invoices i JOIN invoice_lines l ON l.invoice_id = i.id
            LEFT JOIN plan_versions v ON v.id = l.plan_version_id LEFT JOIN plans p ON p.id = v.plan_id
@@ -87,6 +89,8 @@ pub fn rows<'c>(conn: &'c mut PgConnection, scope: &Scope) -> BoxStream<'c, Resu
                 row.quantity.into(),
                 currency.code().into(),
                 money(row.amount_minor),
+                money(row.discount_minor),
+                money(row.credit_minor),
                 money(row.net),
                 money(row.tax_minor),
                 row.tax_name.into(),
@@ -102,8 +106,9 @@ pub fn rows<'c>(conn: &'c mut PgConnection, scope: &Scope) -> BoxStream<'c, Resu
 
 pub async fn totals(conn: &mut PgConnection, scope: &Scope) -> Result<Vec<Total>, BillingError> {
     let found = sqlx::query!(
-        r#"SELECT i.currency, i.state, count(*) AS "rows!", sum(l.amount_minor) AS "amount!: BigDecimal", sum(l.tax_minor) AS "tax!: BigDecimal",
-                  sum(l.amount_minor - CASE WHEN l.tax_inclusive THEN l.tax_minor ELSE 0 END) AS "net!: BigDecimal"
+        r#"SELECT i.currency, i.state, count(*) AS "rows!", sum(l.amount_minor) AS "amount!: BigDecimal",
+                  sum(l.discount_minor) AS "discount!: BigDecimal", sum(l.credit_minor) AS "credit!: BigDecimal", sum(l.tax_minor) AS "tax!: BigDecimal",
+                  sum(l.amount_minor - l.discount_minor - l.credit_minor - CASE WHEN l.tax_inclusive THEN l.tax_minor ELSE 0 END) AS "net!: BigDecimal"
            FROM invoices i JOIN invoice_lines l ON l.invoice_id = i.id
            WHERE i.workspace_id = $1 AND i.state <> 'draft'
              AND CASE WHEN $4 THEN i.period_start ELSE i.issued_at END >= $2 AND CASE WHEN $4 THEN i.period_start ELSE i.issued_at END < $3
@@ -118,7 +123,7 @@ pub async fn totals(conn: &mut PgConnection, scope: &Scope) -> Result<Vec<Total>
     found
         .into_iter()
         .map(|row| {
-            let sums = [("amount", row.amount), ("net", row.net), ("tax", row.tax)];
+            let sums = [("amount", row.amount), ("discount", row.discount), ("credit", row.credit), ("net", row.net), ("tax", row.tax)];
             Ok(Total::from_minor(currency(&row.currency)?, row.state, row.rows, sums))
         })
         .collect()

@@ -119,7 +119,7 @@ pub fn rows<'c>(conn: &'c mut PgConnection, scope: &Scope, report: Report) -> Bo
         r#"SELECT l.id, i.number AS "number!", i.id AS invoice, i.consumer_id, i.buyer, i.seller, i.subscription_id,
                   i.issued_at AS "issued_at!", i.due_at, i.period_start AS invoice_start, i.period_end AS invoice_end, l.period_start, l.period_end,
                   l.kind, l.name, l.price, l.meter, l.quantity, l.explanation, i.currency, l.tax_minor, l.tax_name, l.tax_rate,
-                  l.amount_minor - CASE WHEN l.tax_inclusive THEN l.tax_minor ELSE 0 END AS "net!"
+                  l.amount_minor - l.discount_minor - l.credit_minor - CASE WHEN l.tax_inclusive THEN l.tax_minor ELSE 0 END AS "net!"
            FROM invoices i JOIN invoice_lines l ON l.invoice_id = i.id
            WHERE i.workspace_id = $1 AND i.state NOT IN ('draft', 'void')
              AND CASE WHEN $4 THEN i.period_start ELSE i.issued_at END >= $2 AND CASE WHEN $4 THEN i.period_start ELSE i.issued_at END < $3
@@ -177,7 +177,7 @@ pub fn rows<'c>(conn: &'c mut PgConnection, scope: &Scope, report: Report) -> Bo
 pub async fn totals(conn: &mut PgConnection, scope: &Scope, report: Report) -> Result<Vec<Total>, BillingError> {
     let found = sqlx::query!(
         r#"SELECT i.currency, count(*) AS "rows!", count(*) FILTER (WHERE l.tax_minor <> 0) AS "taxed!", sum(l.tax_minor) AS "tax!: BigDecimal",
-                  sum(l.amount_minor - CASE WHEN l.tax_inclusive THEN l.tax_minor ELSE 0 END) AS "net!: BigDecimal"
+                  sum(l.amount_minor - l.discount_minor - l.credit_minor - CASE WHEN l.tax_inclusive THEN l.tax_minor ELSE 0 END) AS "net!: BigDecimal"
            FROM invoices i JOIN invoice_lines l ON l.invoice_id = i.id
            WHERE i.workspace_id = $1 AND i.state NOT IN ('draft', 'void')
              AND CASE WHEN $4 THEN i.period_start ELSE i.issued_at END >= $2 AND CASE WHEN $4 THEN i.period_start ELSE i.issued_at END < $3

@@ -146,7 +146,8 @@ async fn facts(conn: &mut PgConnection, ws: &WorkspaceId, id: &InvoiceId) -> Res
         line: line.id.clone(),
         period: line.period,
         net: line.net(),
-        settles: (line.kind == LineKind::Carried).then(|| settled.get(&line.name).cloned()),
+        // Prepaid credits used after tax settle what is owed, as a carried amount does.
+        settles: matches!(line.kind, LineKind::Carried | LineKind::Credit).then(|| settled.get(&line.name).cloned()),
     });
     Ok(Some(Facts {
         lines: lines.collect(),
