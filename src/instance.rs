@@ -102,12 +102,18 @@ impl Instance {
     /// Sends, and turns a problem into an error that reads like one.
     pub async fn json(&self, request: RequestBuilder) -> anyhow::Result<serde_json::Value> {
         let response = request.send().await.with_context(|| format!("{} does not answer", self.base_url))?;
+        if response.status().is_success() {
+            let text = response.text().await?;
+            return Ok(serde_json::from_str(&text).unwrap_or(serde_json::Value::String(text)));
+        }
+        self.problem(response).await
+    }
+
+    /// A refusal, as an error that reads like one.
+    pub async fn problem<T>(&self, response: reqwest::Response) -> anyhow::Result<T> {
         let status = response.status();
         let text = response.text().await?;
         let body: serde_json::Value = serde_json::from_str(&text).unwrap_or_else(|_| serde_json::Value::String(text.clone()));
-        if status.is_success() {
-            return Ok(body);
-        }
         let title = body["title"].as_str().map_or_else(|| status.to_string(), str::to_owned);
         let detail = body["detail"].as_str().unwrap_or_default();
         let fields = body["errors"]

@@ -5,7 +5,9 @@
 //! waits until its events are there, takes each subscription's usage with its proof from metering, lets the pure
 //! functions of [`rating`] price it, and writes one invoice with sealed proofs in one transaction; [`invoices`] then
 //! moves along its states, and [`stripe`] pushes it. [`audit`] re-derives every line from raw events. [`preview`] shows
-//! the invoice that is gathering, [`entitlements`] tells access what is allowed and [`overdue`] who owes, [`revenue`] tells insights who pays.
+//! the invoice that is gathering, [`entitlements`] tells access what is allowed and [`overdue`] who owes,
+//! [`revenue`] tells insights who pays. What all that means for the books is derived in [`ledger`]. Finance takes files
+//! from [`exports`] and an invoice as a document from [`documents`]; what is done about unpaid invoices is in [`dunning`].
 #![forbid(unsafe_code)]
 
 pub mod audit;
@@ -15,18 +17,24 @@ pub mod close;
 pub mod contracts;
 pub mod coupons;
 pub mod credits;
+pub mod documents;
+pub mod dunning;
 pub mod entitlements;
 mod error;
+pub mod exports;
 pub mod faults;
 mod gather;
 mod http;
 pub mod invoices;
+pub mod ledger;
 pub mod overdue;
 pub mod plans;
 pub mod preview;
 pub mod rating;
+pub mod reconcile;
 pub mod revenue;
 pub mod settings;
+pub mod settle;
 pub mod simulate;
 pub mod stripe;
 pub mod subscriptions;
@@ -40,11 +48,24 @@ use utoipa_axum::router::OpenApiRouter;
 
 /// The management routes and Stripe's webhooks.
 pub fn router(app: &App) -> OpenApiRouter {
-    http::router(app).merge(stripe::router(app))
+    http::router(app)
+        .merge(stripe::router(app))
+        .merge(documents::router(app))
+        .merge(exports::router(app))
+        .merge(dunning::router(app))
+        .merge(settle::router(app))
+        .merge(reconcile::router(app))
 }
 
-/// The background loops: the scheduled close, and Stripe's push, events and poll. Ends soon after `stop`.
+/// The background loops: the scheduled close, Stripe's push, events and poll, the ledger, the comparison
+/// with Stripe, and e-mails. Ends soon after `stop`.
 pub async fn run(app: App, stop: CancellationToken) -> anyhow::Result<()> {
-    let (closed, pushed) = tokio::join!(close::run(app.clone(), stop.clone()), stripe::run(app, stop));
+    let (closed, pushed, (), (), ()) = tokio::join!(
+        close::run(app.clone(), stop.clone()),
+        stripe::run(app.clone(), stop.clone()),
+        ledger::run(app.clone(), stop.clone()),
+        reconcile::run(app.clone(), stop.clone()),
+        dunning::mails::run(app, stop)
+    );
     closed.and(pushed)
 }

@@ -18,6 +18,7 @@ pub struct Config {
     pub ingest: Ingest,
     pub metering: Metering,
     pub billing: Billing,
+    pub mail: Mail,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -142,6 +143,16 @@ pub struct Billing {
     pub encryption_key: String,
 }
 
+/// Without a server no e-mail is sent.
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Mail {
+    /// `smtps://user:password@host`, or `smtp://user:password@host:587?tls=required`; empty: no e-mail.
+    pub smtp_url: String,
+    /// `Acme Billing <billing@acme.example>`.
+    pub from: String,
+}
+
 impl Default for Http {
     fn default() -> Self {
         Self { listen: SocketAddr::from(([127, 0, 0, 1], 8080)), public_url: "http://localhost:8080".to_owned(), tls: None }
@@ -220,6 +231,7 @@ macro_rules! debug_without {
 debug_without!(Postgres: max_connections; url);
 debug_without!(Kafka: brokers, prefix, partitions, replication, tls, sasl_mechanism, sasl_username; sasl_password);
 debug_without!(ClickHouse: url, database, user; password);
+debug_without!(Mail: from; smtp_url);
 debug_without!(Billing: grace_minutes, stripe_url, stripe_calls_per_second; encryption_key);
 
 #[derive(Debug, thiserror::Error)]
@@ -287,6 +299,10 @@ impl Config {
         need(
             mechanism.is_empty() || !(self.kafka.sasl_username.is_empty() || self.kafka.sasl_password.is_empty()),
             "kafka.sasl_username and kafka.sasl_password (FAREBOX_KAFKA__SASL_PASSWORD): who signs in by kafka.sasl_mechanism",
+        );
+        need(
+            crate::mail::Mailer::new(&self.mail).is_ok(),
+            "mail.smtp_url (FAREBOX_MAIL__SMTP_URL) and mail.from (FAREBOX_MAIL__FROM): such as smtps://user:password@host and Acme Billing <billing@acme.example>",
         );
         need(self.kafka.partitions > 0, "kafka.partitions must be at least 1");
         need(self.metering.insert_rows > 0, "metering.insert_rows must be at least 1");

@@ -20,6 +20,7 @@ pub mod idempotency;
 pub mod ids;
 pub mod intake_settings;
 pub mod kafka;
+pub mod mail;
 pub mod money;
 pub mod period;
 pub mod postgres;

@@ -80,6 +80,7 @@ pub fn table() -> Vec<Route> {
     t.get("/invoices.csv", roles(DEVELOPERS), portal::invoices::file);
     t.get("/invoices/{id}", roles(DEVELOPERS), portal::invoices::show);
     t.get("/invoices/{id}/lines.csv", roles(DEVELOPERS), portal::invoices::lines_file);
+    t.get("/invoices/{id}/document.pdf", roles(DEVELOPERS), portal::invoices::pdf);
     t.get("/plan", roles(DEVELOPERS), portal::plan::show);
     t.get("/plan/change", roles(DEVELOPER_ADMINS), portal::plan::confirm);
     t.post("/plan/change", roles(DEVELOPER_ADMINS), portal::plan::change);
@@ -98,6 +99,7 @@ pub fn table() -> Vec<Route> {
     t.get("/console/invoices.csv", roles(MONEY), console::invoices::file);
     t.get("/console/invoices/{id}", roles(HELPERS_AND_MONEY), console::invoices::show);
     t.get("/console/invoices/{id}/lines.csv", roles(HELPERS_AND_MONEY), console::invoices::lines_file);
+    t.get("/console/invoices/{id}/document.pdf", roles(HELPERS_AND_MONEY), console::invoices::pdf);
     t.post("/console/invoices/{id}/audit", roles(HELPERS_AND_MONEY), console::invoices::audit);
     t.post("/console/invoices/{id}/retry", roles(MONEY), console::invoices::retry);
     t.get("/console/close", roles(MONEY), console::close::show);

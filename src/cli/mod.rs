@@ -2,6 +2,7 @@
 
 pub mod catalog;
 pub mod closing;
+mod export;
 mod letters;
 mod records;
 
@@ -63,6 +64,8 @@ enum Command {
     Audit(closing::Audit),
     /// Close every subscription period that ended in a month.
     Close(closing::Close),
+    /// Finance's files: invoices, lines, ... as CSV, Parquet or XLSX, with what they add up to.
+    Export(export::Export),
     /// A fresh one-time sign-in link for the owner.
     LoginLink,
     /// Engine processes that `up` starts.
@@ -116,6 +119,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Rate(command) => closing::rate(&command),
         Command::Audit(command) => closing::audit(&find.instance()?, command).await,
         Command::Close(command) => closing::close(&find.instance()?, &command).await,
+        Command::Export(command) => export::export(&find.instance()?, &command).await,
         Command::LoginLink => records::login_link(find).await,
     }
 }

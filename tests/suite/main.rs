@@ -17,6 +17,7 @@ mod billing_faults;
 mod billing_history;
 mod billing_stripe_faults;
 mod connections;
+mod finance;
 mod house;
 mod ingest;
 mod ingest_faults;
@@ -166,6 +167,12 @@ fn main() -> ExitCode {
         billing_history::refusals_say_the_way_out,
         billing_faults::killed_at_each_step_of_the_close,
         billing_stripe_faults::killed_at_each_step_of_the_push,
+        finance::files_add_up,
+        finance::documents_stay_as_they_were,
+        finance::the_books_balance,
+        finance::invoices_are_settled_by_hand,
+        finance::accounting_systems_get_their_files,
+        stripe::every_invoice_is_compared,
         stripe::one_invoice_whatever_stripe_answers,
         stripe::the_same_bytes_are_sent_again,
         stripe::a_different_total_blocks,

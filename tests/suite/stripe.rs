@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use farebox_billing::invoices::{self, State};
 use farebox_billing::stripe::{self, endpoint::register_webhook, poll, settings};
+use farebox_billing::{reconcile, settle};
 use farebox_core::ids::{ConsumerId, InvoiceId, InvoiceLineId, SubscriptionId, WorkspaceId};
 use farebox_core::workspace::{self, NewWorkspace};
 use farebox_core::{App, clock};
@@ -355,4 +356,56 @@ pub async fn keys_are_sealed(suite: &Suite) {
         .expect("PostgreSQL");
     let refused = stripe::ensure_customer(app, &theirs.workspace, &theirs.consumer).await.expect_err("another workspace's key");
     assert!(refused.to_string().contains("does not open"), "{refused}");
+}
+
+/// Every invoice here against there: what agrees, what was changed there behind our back, what was made there with our mark;
+/// and an invoice paid otherwise is no longer collected there.
+pub async fn every_invoice_is_compared(suite: &Suite) {
+    let app = &suite.app;
+    let shop = Shop::open(app, "compare").await;
+    shop.connect().await;
+    let (agreed, voided) = (shop.issue(0).await, shop.issue(0).await);
+    shop.when_pushed(&agreed).await;
+    let there = shop.when_pushed(&voided).await.stripe_id.expect("pushed");
+    let post = async |path: String, form: &[(&str, &str)]| {
+        let key = uuid::Uuid::now_v7().to_string();
+        let request = shop.http.post(format!("{}/v1/{path}", shop.stripe())).bearer_auth(shop.key()).header("idempotency-key", key);
+        let answer = request.form(form).send().await.expect("the double answers");
+        assert!(answer.status().is_success(), "{path}");
+        answer.json::<Value>().await.expect("JSON")
+    };
+    // No webhook is registered, and the poll comes later than this.
+    sqlx::query("UPDATE stripe_settings SET next_poll_at = now() + interval '1 hour' WHERE workspace_id = $1")
+        .bind(shop.workspace.as_str())
+        .execute(&app.pg)
+        .await
+        .expect("PostgreSQL");
+    post(format!("invoices/{there}/void"), &[]).await;
+    let customer = shop.at_stripe("customers").await[0]["id"].as_str().expect("an id").to_owned();
+    let mark = shop.workspace.as_str().to_owned();
+    let copy = post(
+        "invoices".to_owned(),
+        &[
+            ("customer", &customer),
+            ("auto_advance", "false"),
+            ("metadata[farebox_workspace]", &mark),
+            ("metadata[farebox_invoice]", agreed.as_str()),
+        ],
+    )
+    .await;
+    post(format!("invoices/{}/finalize", copy["id"].as_str().expect("an id")), &[]).await;
+
+    assert!(reconcile::reconcile(app, &shop.workspace).await.expect("compares"));
+    let summary = reconcile::summary(&app.pg, &shop.workspace).await.expect("PostgreSQL").expect("a run");
+    let said: Vec<_> = summary.differences.iter().map(|found| (found.invoice.as_deref(), found.difference.as_str())).collect();
+    let stranger = "it carries our mark and is not the invoice we pushed: void it there unless it is wanted";
+    assert_eq!(said, [(Some(voided.as_str()), "ours is issued, Stripe's void"), (Some(agreed.as_str()), stranger)], "{summary:?}");
+    assert_eq!(summary.compared, 3);
+
+    let payment = settle::Payment { paid_at: clock::now(), method: "transfer".to_owned(), reference: "statement 7".to_owned() };
+    let paid = settle::settle(app, &shop.workspace, &agreed, &settle::Settlement::Paid(payment), "a test").await.expect("settled");
+    assert_eq!(paid.state, State::Paid);
+    let theirs = shop.at_stripe("invoices").await;
+    let theirs = theirs.iter().find(|invoice| invoice["id"] == json!(paid.stripe_id)).expect("it is there");
+    assert_eq!(theirs["status"], "paid", "Stripe no longer collects it");
 }

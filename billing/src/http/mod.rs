@@ -59,7 +59,7 @@ pub fn router(app: &App) -> OpenApiRouter {
 }
 
 /// Query parameters; what is wrong with them is a problem like every other.
-struct Params<T>(T);
+pub(crate) struct Params<T>(pub T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
     type Rejection = Problem;

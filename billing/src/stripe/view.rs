@@ -51,6 +51,8 @@ pub struct Invoice {
     /// The first ten.
     pub lines: List<Tagged>,
     pub hosted_invoice_url: Option<String>,
+    #[serde(default)]
+    pub amount_paid: Option<i64>,
     pub attempt_count: i64,
     pub next_payment_attempt: Option<i64>,
     pub status_transitions: Transitions,

@@ -478,6 +478,7 @@ fn invoice() -> String {
         subtitle: "Northbank Logistics, October 2026".into(),
         note: None,
         csv: None,
+        pdf: None,
         invoice: developer::invoice_view(),
         stripe: Facts::default()
             .cell("Invoice", Cell::mono("in_1Nabc"))

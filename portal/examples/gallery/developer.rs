@@ -422,6 +422,7 @@ fn invoice_page() -> String {
         title: "Invoice SKY-2026-10-0147".into(),
         subtitle: "Usage in October 2026, Growth plan in November 2026".into(),
         csv: Some("/x".into()),
+        pdf: Some("/x".into()),
         note: None,
         invoice: invoice_view(),
     }

@@ -16,7 +16,7 @@ use serde_json::json;
 
 use crate::context::{Ctx, page};
 use crate::failure::Failure;
-use crate::pages::portal::invoices::{InvoiceView, LIST_HEAD, list_row};
+use crate::pages::portal::invoices::{InvoiceView, LIST_HEAD, document, list_row};
 use crate::people::Role;
 use crate::view::{Badge, Cell, Column, Facts, Note, Shell, Stat, Stats, Table, Tone};
 use crate::{Portal, bill, csv, format, words};
@@ -41,6 +41,7 @@ pub struct InvoicePage {
     pub subtitle: String,
     pub note: Option<Note>,
     pub csv: Option<String>,
+    pub pdf: Option<String>,
     pub invoice: InvoiceView,
     pub stripe: Facts,
     pub stripe_events: Table,
@@ -217,6 +218,7 @@ async fn invoice_page(portal: &Portal, ctx: &Ctx, invoice: &Invoice, audit: Opti
         subtitle: format!("{name}, {}", format::period(invoice.period.start, invoice.period.end, ctx.tz())),
         note,
         csv: Some(format!("/console/invoices/{}/lines.csv", invoice.id)),
+        pdf: Some(format!("/console/invoices/{}/document.pdf", invoice.id)),
         invoice: bill::view(invoice, ctx),
         stripe,
         stripe_events: Table::default(),
@@ -234,6 +236,10 @@ async fn invoice_page(portal: &Portal, ctx: &Ctx, invoice: &Invoice, audit: Opti
 pub async fn lines_file(State(portal): State<Portal>, ctx: Ctx, Path(id): Path<String>) -> Result<Response, Failure> {
     let invoice = find(&portal, &ctx, &id).await?;
     Ok(csv::file(&format!("invoice-{}", bill::name(&invoice)), &bill::CSV_HEAD, bill::csv_rows(&invoice)))
+}
+
+pub async fn pdf(State(portal): State<Portal>, ctx: Ctx, Path(id): Path<String>) -> Result<Response, Failure> {
+    document(&portal, &ctx, &find(&portal, &ctx, &id).await?.id).await
 }
 
 /// Derives every line again from the raw events, as `farebox audit invoice` does, and shows what comes out.

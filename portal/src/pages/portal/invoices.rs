@@ -1,6 +1,7 @@
 use askama::Template;
 use axum::extract::{Path, State};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
+use farebox_billing::documents;
 use farebox_billing::invoices::{self, Invoice, InvoiceFilter, State as InvoiceState};
 use farebox_core::ids::InvoiceId;
 
@@ -69,6 +70,7 @@ pub struct InvoicePage {
     pub title: String,
     pub subtitle: String,
     pub csv: Option<String>,
+    pub pdf: Option<String>,
     pub note: Option<Note>,
     pub invoice: InvoiceView,
 }
@@ -146,6 +148,7 @@ pub async fn show(State(portal): State<Portal>, ctx: Ctx, Path(id): Path<String>
         shell: ctx.shell(&title, "/invoices"),
         subtitle: format::period(invoice.period.start, invoice.period.end, ctx.tz()),
         csv: Some(format!("/invoices/{}/lines.csv", invoice.id)),
+        pdf: Some(format!("/invoices/{}/document.pdf", invoice.id)),
         note: late.then(|| {
             Note::new(Tone::Warn, "This invoice is late.", "Check the card on file, or pay it at Stripe.").with("Payment", "/payment")
         }),
@@ -157,6 +160,16 @@ pub async fn show(State(portal): State<Portal>, ctx: Ctx, Path(id): Path<String>
 pub async fn lines_file(State(portal): State<Portal>, ctx: Ctx, Path(id): Path<String>) -> Result<Response, Failure> {
     let invoice = find(&portal, &ctx, &id).await?;
     Ok(csv::file(&format!("invoice-{}", bill::name(&invoice)), &bill::CSV_HEAD, bill::csv_rows(&invoice)))
+}
+
+pub async fn pdf(State(portal): State<Portal>, ctx: Ctx, Path(id): Path<String>) -> Result<Response, Failure> {
+    document(&portal, &ctx, &find(&portal, &ctx, &id).await?.id).await
+}
+
+/// The invoice as a document: the same bytes for both sides.
+pub async fn document(portal: &Portal, ctx: &Ctx, id: &InvoiceId) -> Result<Response, Failure> {
+    let file = documents::get(&portal.app, &ctx.workspace, id, documents::Medium::Pdf).await?;
+    Ok(file.ok_or_else(|| Failure::not_found("invoice"))?.into_response())
 }
 
 pub async fn file(State(portal): State<Portal>, ctx: Ctx) -> Result<Response, Failure> {

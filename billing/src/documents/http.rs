@@ -1,0 +1,59 @@
+use axum::extract::{Path, State};
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use farebox_core::auth::{Caller, Scope};
+use farebox_core::problem::Problem;
+use farebox_core::{App, workspace};
+use serde::Deserialize;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::store::{self, File, Medium};
+use crate::http::Params;
+
+pub fn router(app: &App) -> OpenApiRouter {
+    OpenApiRouter::new().routes(routes!(get)).with_state(app.clone())
+}
+
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+struct Wanted {
+    /// pdf (default), html, json, or ubl (UBL 2.1 by EN 16931).
+    #[serde(default)]
+    format: Medium,
+}
+
+/// The invoice as a document. For an issued invoice always the same bytes.
+#[utoipa::path(
+    get, path = "/api/v1/invoices/{id}/document", tag = "invoices", params(("id" = String, Path), Wanted),
+    responses((status = 200, body = Vec<u8>, content_type = "application/pdf"), (status = 404, body = Problem))
+)]
+async fn get(
+    State(app): State<App>,
+    Caller(caller): Caller,
+    Path(id): Path<String>,
+    Params(wanted): Params<Wanted>,
+) -> Result<Response, Problem> {
+    caller.require(Scope::Finance)?;
+    let id = id.parse().map_err(|_| Problem::not_found("invoice"))?;
+    let workspace = workspace::by_id(&mut *app.pg.acquire().await?, &caller.workspace).await.map_err(|e| Problem::internal(&e))?;
+    let workspace = workspace.ok_or_else(|| Problem::not_found("workspace"))?;
+    let file = store::get(&app, &workspace, &id, wanted.format).await?.ok_or_else(|| Problem::not_found("invoice"))?;
+    Ok(file.into_response())
+}
+
+impl IntoResponse for File {
+    fn into_response(self) -> Response {
+        let disposition = format!("inline; filename=\"{}\"", self.name);
+        let headers = [
+            (header::CONTENT_TYPE, HeaderValue::from_static(self.medium.media_type())),
+            (header::CONTENT_DISPOSITION, HeaderValue::from_str(&disposition).unwrap_or(HeaderValue::from_static("inline"))),
+            (header::CACHE_CONTROL, HeaderValue::from_static("private, no-store")),
+            // A name in it may be anything: nothing is run, nothing is fetched.
+            (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; sandbox")),
+            (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+        ];
+        (headers, self.bytes).into_response()
+    }
+}
