@@ -108,7 +108,7 @@ pub struct State {
 
 /// Registers or changes a gateway; everything is then brought there.
 pub async fn put(conn: &mut PgConnection, config: &Config, workspace: &WorkspaceId, name: &str, new: &NewTarget) -> Result<(), Problem> {
-    let vault = Vault::new(&config.billing).map_err(|e| Problem::internal(&e))?;
+    let vault = Vault::new(&config.billing.encryption_key).map_err(|e| Problem::internal(&e))?;
     let sealed = new.admin_key.as_ref().map(|key| vault.seal(workspace, Purpose::GatewayKey, key));
     let anonymous = new.anonymous.as_ref().and_then(|a| serde_json::to_value(a).ok());
     sqlx::query!(
@@ -182,7 +182,7 @@ pub async fn keep(
         return Ok(());
     }
     let unreadable = |e: SealError| MeteringError::Unreadable { what: "billing.encryption_key", cause: e.to_string() };
-    let vault = Vault::new(&config.billing).map_err(unreadable)?;
+    let vault = Vault::new(&config.billing.encryption_key).map_err(unreadable)?;
     for target in targets {
         sqlx::query!(
             "INSERT INTO provision_secrets (target_id, credential_id, consumer_id, sealed, created_at) VALUES ($1, $2, $3, $4, $5)",

@@ -114,7 +114,7 @@ enum AnyGateway {
 }
 
 fn gateway(app: &App, target: &Target) -> Result<AnyGateway, WorkError> {
-    let vault = Vault::new(&app.config.billing)?;
+    let vault = Vault::new(&app.config.billing.encryption_key)?;
     let open = |sealed: &Vec<u8>| vault.open(&target.workspace, Purpose::GatewayKey, sealed).map(|key| key.reveal().to_owned());
     let key = target.admin_key_sealed.as_ref().map(open).transpose()?;
     Ok(match target.kind {
@@ -230,7 +230,7 @@ async fn bring<G: Gateway>(app: &App, target: &Target, gateway: &G, rows: &[Row]
 }
 
 async fn secrets(app: &App, conn: &mut PgConnection, target: &Target, rows: &[Row]) -> Result<HashMap<CredentialId, String>, WorkError> {
-    let vault = Vault::new(&app.config.billing)?;
+    let vault = Vault::new(&app.config.billing.encryption_key)?;
     let consumers: Vec<String> = rows.iter().map(|row| row.consumer.as_str().to_owned()).collect();
     let kept = sqlx::query!(
         r#"SELECT credential_id AS "credential: CredentialId", sealed FROM provision_secrets WHERE target_id = $1 AND consumer_id = ANY($2)"#,
