@@ -182,6 +182,10 @@ pub(crate) async fn settled_hours(app: &App) -> Result<(), MeteringError> {
     let period = Period { start: at(settled - 3600), end: at(settled) };
     let all = workspace::all(&mut *app.pg.acquire().await?).await.map_err(|e| MeteringError::unreadable("the workspaces", e))?;
     for workspace in all {
+        // Kafka is read once for each workspace: not for those in which nothing happened.
+        if touches(app, &workspace.id, period).await? == 0 {
+            continue;
+        }
         let mut transaction = app.pg.begin().await?;
         if !timelines::try_lock(&mut transaction, &format!("audit {}", workspace.id)).await?
             || is_done(&mut transaction, &workspace.id, period).await?
