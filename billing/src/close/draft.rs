@@ -18,7 +18,7 @@ use crate::{BillingError, coupons, credits};
 
 /// An invoice to write: what kind of document it is, and for which period.
 #[derive(Debug, Clone, Copy)]
-pub struct Kind {
+pub struct Document {
     /// `regular`, `threshold`, `adjustment`.
     pub kind: &'static str,
     pub sequence: i32,
@@ -31,11 +31,11 @@ pub async fn write(
     workspace: &Workspace,
     subscription: &Subscription,
     consumer: &Consumer,
-    kind: Kind,
+    document: Document,
     mut gathered: Gathered,
     now: DateTime<Utc>,
 ) -> Result<Option<InvoiceId>, BillingError> {
-    let (id, period) = (InvoiceId::new(), kind.period);
+    let (id, period) = (InvoiceId::new(), document.period);
     let terms = gathered.terms.clone();
     let carried = carried(conn, &workspace.id, consumer, gathered.currency, period).await?;
     gathered.lines.extend(carried.iter().map(|(_, line)| GatheredLine {
@@ -59,8 +59,8 @@ pub async fn write(
         workspace.id.as_str(),
         consumer.id.as_str(),
         subscription.id.as_str(),
-        kind.kind,
-        kind.sequence,
+        document.kind,
+        document.sequence,
         period.start,
         period.end,
         rated.currency.code(),

@@ -10,7 +10,7 @@ use farebox_core::workspace::Workspace;
 use farebox_metering::{completeness, consumers, timelines};
 use sqlx::PgConnection;
 
-use super::draft::{self, Kind};
+use super::draft::{self, Document};
 use super::{issue, schedule, take};
 use crate::gather::{Counting, Gathered, GatheredLine, Span, corrections, gather_until, with_corrections};
 use crate::rating::LineKind;
@@ -149,7 +149,7 @@ async fn write(
     )
     .fetch_one(&mut *conn)
     .await?;
-    draft::write(conn, workspace, subscription, &consumer, Kind { kind, sequence, period }, gathered, workspace.clock.now()).await
+    draft::write(conn, workspace, subscription, &consumer, Document { kind, sequence, period }, gathered, workspace.clock.now()).await
 }
 
 /// A draft that is left by a crash is found and issued by the next close.

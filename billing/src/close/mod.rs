@@ -30,7 +30,7 @@ pub use interim::{bill_corrections, bill_thresholds};
 pub use report::{CloseProblem, CloseReport};
 pub use schedule::{Due, Open, due, grace_end, open_subscriptions, run, run_due};
 
-use self::draft::Kind;
+use self::draft::Document;
 use crate::gather::{Counting, Span, gather};
 use crate::{BillingError, calendar, credits, faults, plans, settings, subscriptions};
 
@@ -248,7 +248,7 @@ async fn draft_next(
             workspace,
             &subscription,
             &consumer,
-            Kind { kind: "regular", sequence: 0, period },
+            Document { kind: "regular", sequence: 0, period },
             gathered,
             workspace.clock.now(),
         )

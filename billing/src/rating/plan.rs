@@ -307,6 +307,7 @@ pub enum Per {
 
 impl PlanDefinition {
     /// A price by itself, on this plan's periods and terms.
+    #[must_use]
     pub fn of_one_price(&self, price: Price) -> Self {
         let terms = Terms { threshold: None, ..self.terms.clone() };
         Self { prices: vec![price], minimum: None, spend_cap: None, trial: None, entitlements: Vec::new(), terms, ..self.clone() }

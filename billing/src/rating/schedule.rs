@@ -25,7 +25,7 @@ impl Schedule {
     pub fn period_of(&self, at: DateTime<Utc>) -> Result<Period, RatingError> {
         let found = match self.anchor {
             None => self.of_calendar(at),
-            Some(anchor) => self.from_anchor(floor_minute(anchor), at),
+            Some(anchor) => self.since_anchor(floor_minute(anchor), at),
         };
         found.ok_or(RatingError::BeyondCalendar)
     }
@@ -56,7 +56,7 @@ impl Schedule {
         }
     }
 
-    fn from_anchor(&self, anchor: DateTime<Utc>, at: DateTime<Utc>) -> Option<Period> {
+    fn since_anchor(&self, anchor: DateTime<Utc>, at: DateTime<Utc>) -> Option<Period> {
         let (local_anchor, local) = (anchor.with_timezone(&self.zone), at.with_timezone(&self.zone));
         // How many intervals after the anchor, give or take one, which the loops put right.
         let mut n = match self.interval {
