@@ -18,7 +18,7 @@ pub struct Overdue {
     pub hosted_url: Option<String>,
 }
 
-/// Of all workspaces, by each one's clock.
+/// Of all workspaces, by each one's clock. A consumer to whom a pause was granted owes nothing until it ends.
 pub async fn all(conn: &mut PgConnection) -> Result<Vec<Overdue>, BillingError> {
     Ok(sqlx::query_as!(
         Overdue,
@@ -27,6 +27,8 @@ pub async fn all(conn: &mut PgConnection) -> Result<Vec<Overdue>, BillingError> 
            FROM invoices i JOIN workspaces w ON w.id = i.workspace_id
            WHERE i.state IN ('issued', 'uncollectible') AND i.number IS NOT NULL AND i.total_minor > 0 AND NOT i.carried
              AND i.due_at < $1::timestamptz + make_interval(secs => w.clock_ahead_s)
+             AND NOT EXISTS (SELECT FROM dunning_pauses h WHERE h.workspace_id = i.workspace_id AND h.consumer_id = i.consumer_id
+                             AND h.until > $1::timestamptz + make_interval(secs => w.clock_ahead_s))
            ORDER BY i.consumer_id, i.due_at"#,
         clock::now()
     )

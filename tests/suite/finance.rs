@@ -23,6 +23,11 @@ const HOSTILE: &str = "=cmd|' /C calc'!A0 <script>alert(1)</script>";
 /// A workspace whose months August to October 2026 are closed: initech uses and pays tax, hostile has a free month.
 async fn closed(suite: &Suite) -> Tenant {
     let tenant = Tenant::new(suite, "finance").await;
+    close(suite, &tenant).await;
+    tenant
+}
+
+pub async fn close(suite: &Suite, tenant: &Tenant) {
     let catalogue = |subscribed: bool| {
         let subscription =
             |plan: &str| if subscribed { format!("[{{plan: {plan}, from: 2026-08-01T00:00:00+02:00}}]") } else { "[]".to_owned() };
@@ -54,19 +59,18 @@ consumers:
         )
     };
     // The events are there before the subscriptions, since the scheduled close may come at any time.
-    apply(&tenant, catalogue(false)).await;
+    apply(tenant, catalogue(false)).await;
     let mut rows = Vec::new();
     for (month, count) in [(8, 10), (9, 21), (10, 32)] {
         for n in 0..count {
             let time: DateTime<Utc> = format!("2026-{month:02}-10T12:{n:02}:00Z").parse().expect("an instant");
-            rows.push(EventRow::from_event(event(&tenant, time)).expect("storable"));
+            rows.push(EventRow::from_event(event(tenant, time)).expect("storable"));
         }
     }
     store::store(&suite.app.clickhouse, &rows.iter().collect::<Vec<_>>()).await.expect("stored");
-    apply(&tenant, catalogue(true)).await;
+    apply(tenant, catalogue(true)).await;
     let closed = tenant.call(Method::POST, "/api/v1/close").json(&json!({ "period": "2026-10" })).send().await.expect("an answer");
     assert_eq!(closed.status(), StatusCode::OK, "{}", closed.text().await.expect("a text"));
-    tenant
 }
 
 async fn apply(tenant: &Tenant, catalogue: String) {
@@ -96,7 +100,7 @@ fn event(tenant: &Tenant, time: DateTime<Utc>) -> UsageEvent {
 }
 
 /// The issued invoices, the oldest period first.
-async fn issued(tenant: &Tenant, consumer: &str) -> Vec<Value> {
+pub async fn issued(tenant: &Tenant, consumer: &str) -> Vec<Value> {
     let mut found = tenant.get("/api/v1/invoices?limit=500").await["data"].as_array().expect("a list").clone();
     found.retain(|invoice| invoice["buyer"]["name"] == consumer);
     found.sort_by_key(|invoice| invoice["period"]["from"].as_str().expect("an instant").to_owned());

@@ -18,6 +18,7 @@ mod billing_history;
 mod billing_stripe_faults;
 mod connections;
 mod finance;
+mod finance_mail;
 mod house;
 mod ingest;
 mod ingest_faults;
@@ -172,6 +173,7 @@ fn main() -> ExitCode {
         finance::the_books_balance,
         finance::invoices_are_settled_by_hand,
         finance::accounting_systems_get_their_files,
+        finance_mail::invoices_and_reminders_are_mailed_once,
         stripe::every_invoice_is_compared,
         stripe::one_invoice_whatever_stripe_answers,
         stripe::the_same_bytes_are_sent_again,
