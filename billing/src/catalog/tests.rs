@@ -89,7 +89,7 @@ const HEAD: &str = "workspace: acme/live\ncurrency: USD\ntime_zone: UTC\n";
 
 #[test]
 fn a_format_of_ones_own_reads_as_meant() {
-    let text = r#"
+    let text = r"
 formats:
   - name: edge-log
     fields:
@@ -100,7 +100,7 @@ formats:
       response_bytes: {pointer: /sent, unit: kB}
     properties: [/region]
 sources: [{name: edge, format: edge-log}]
-"#;
+";
     let catalog = parse(&format!("{HEAD}{text}")).map_err(|e| format!("{e:#?}")).expect("right");
     insta::assert_json_snapshot!(catalog.formats);
 }
@@ -109,7 +109,7 @@ sources: [{name: edge, format: edge-log}]
 fn a_wrong_format_names_its_line() {
     insta::assert_snapshot!(shown(&format!(
         "{HEAD}{}",
-        r#"formats:
+        r"formats:
   - name: kong
     fields: {time: {pointer: /t}}
   - name: Edge Log
@@ -125,6 +125,6 @@ fn a_wrong_format_names_its_line() {
     fields: {status: {pointer: /s}}
 sources:
   - {name: edge, format: konng}
-"#
+"
     )));
 }
