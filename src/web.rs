@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router, middleware};
 use farebox_core::problem::{FieldError, Problem};
+use farebox_core::readiness::{Answer, Readiness};
 use farebox_core::{App, auth};
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi;
@@ -83,13 +84,13 @@ pub fn openapi(app: &App) -> utoipa::openapi::OpenApi {
 
 /// Ready when all engines answer; says which do not.
 async fn readyz(State(app): State<App>) -> Response {
-    let (kafka, clickhouse, postgres) = tokio::join!(app.kafka.is_ready(), farebox_core::clickhouse::is_ready(&app.clickhouse), async {
-        sqlx::query("SELECT 1").execute(&app.pg).await.is_ok()
-    });
-    let word = |ready: bool| if ready { "ready" } else { "does not answer" };
+    let found = Readiness::of(&app).await;
+    let word = |answer: Answer| if answer.ready { "ready" } else { "does not answer" };
     // What is acknowledged meanwhile is safe in the spool, where there is one.
-    let spooling = !kafka && farebox_ingest::spool::has_room();
-    let status = if (kafka || spooling) && clickhouse && postgres { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let body = serde_json::json!({ "kafka": if spooling { "does not answer; events are kept in the spool" } else { word(kafka) }, "clickhouse": word(clickhouse), "postgres": word(postgres) });
+    let spooling = !found.kafka.ready && farebox_ingest::spool::has_room();
+    let ready = (found.kafka.ready || spooling) && found.clickhouse.ready && found.postgres.ready;
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let kafka = if spooling { "does not answer; events are kept in the spool" } else { word(found.kafka) };
+    let body = serde_json::json!({ "kafka": kafka, "clickhouse": word(found.clickhouse), "postgres": word(found.postgres) });
     (status, [(header::CACHE_CONTROL, "no-store")], Json(body)).into_response()
 }

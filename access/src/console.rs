@@ -5,9 +5,8 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, TimeDelta, Utc};
 use farebox_core::auth::{Caller, Scope};
-use farebox_core::http::Json;
+use farebox_core::http::{Json, Stretch};
 use farebox_core::ids::{ConsumerId, CredentialId};
-use farebox_core::period::Period;
 use farebox_core::problem::Problem;
 use farebox_core::{App, audit_log, clock, workspace};
 use farebox_metering::credentials;
@@ -99,23 +98,6 @@ pub async fn revoke(State(app): State<App>, caller: Caller, Path(id): Path<Crede
     audit_log::record(&mut tx, &caller.0.workspace, caller.0.token.as_str(), "key.revoke", id.as_str(), &detail).await?;
     tx.commit().await?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-#[derive(Debug, Deserialize, utoipa::IntoParams)]
-#[into_params(parameter_in = Query)]
-pub struct Stretch {
-    /// 24 hours ago unless given.
-    pub from: Option<DateTime<Utc>>,
-    /// Now unless given.
-    pub to: Option<DateTime<Utc>>,
-}
-
-impl Stretch {
-    fn period(&self) -> Result<Period, Problem> {
-        let to = self.to.unwrap_or_else(|| clock::now() + TimeDelta::minutes(1));
-        let from = self.from.unwrap_or(to - TimeDelta::days(1));
-        Period::new(from, to).ok_or_else(|| Problem::invalid_field("to", "must not be before `from`"))
-    }
 }
 
 #[derive(Debug, Serialize, utoipa::ToSchema)]

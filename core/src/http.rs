@@ -4,9 +4,12 @@ use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::clock;
+use crate::period::Period;
 use crate::problem::{FieldError, Problem};
 
 /// A JSON body. A wrong field is named by its JSON pointer.
@@ -83,6 +86,25 @@ impl Paging {
             })?,
         };
         Ok((limit, after))
+    }
+}
+
+/// `?from=&to=` of counts over time.
+#[derive(Debug, Clone, Copy, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct Stretch {
+    /// 24 hours before `to` unless given.
+    pub from: Option<DateTime<Utc>>,
+    /// Now unless given.
+    pub to: Option<DateTime<Utc>>,
+}
+
+impl Stretch {
+    pub fn period(self) -> Result<Period, Problem> {
+        // What was counted in the running minute is part of now.
+        let to = self.to.unwrap_or_else(|| clock::now() + TimeDelta::minutes(1));
+        let from = self.from.unwrap_or(to - TimeDelta::days(1));
+        Period::new(from, to).ok_or_else(|| Problem::invalid_field("to", "must not be before `from`"))
     }
 }
 

@@ -25,6 +25,7 @@ pub mod money;
 pub mod period;
 pub mod postgres;
 pub mod problem;
+pub mod readiness;
 pub mod seal;
 pub mod secret;
 pub mod source;

@@ -60,6 +60,11 @@ impl Artefacts {
         self.existing("stripe-mock", "stripe-mock/stripe-mock")
     }
 
+    /// The accessibility checks that browser tests put into pages; `engines/fetch --browser` brings it.
+    pub fn axe(&self) -> Result<PathBuf, Missing> {
+        self.existing("axe-core", "axe/axe.min.js")
+    }
+
     fn existing(&self, what: &'static str, name: &str) -> Result<PathBuf, Missing> {
         let path = self.root.join(name);
         // Absolute, because the engines run in directories of their own.

@@ -3,12 +3,11 @@
 use axum::extract::{Query, State};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
+use farebox_core::App;
 use farebox_core::auth::{Caller, Scope};
-use farebox_core::http::{Json, Page, Paging};
-use farebox_core::period::Period;
+use farebox_core::http::{Json, Page, Paging, Stretch};
 use farebox_core::problem::Problem;
-use farebox_core::{App, clock};
 use serde::{Deserialize, Serialize};
 
 use crate::dead_letter::DeadLetter;
@@ -104,7 +103,7 @@ pub async fn list(State(app): State<App>, caller: Caller, Query(which): Query<Wh
         Some((us, id)) => Some((us.parse::<i64>().map_err(|_| bad_cursor())?, id)),
     };
     let Which { reason, source, text, since, until, with_resolved, .. } = which;
-    let filter = Filter { reason, source, text, since, until, with_resolved };
+    let filter = Filter { reason, source, text, since, until, with_resolved, id: None };
     let one_more = u64::try_from(limit).unwrap_or(50) + 1;
     let letters = dead_letters::list(&app, &caller.0.workspace, &filter, one_more, after).await?;
     let rows: Vec<Letter> = letters.into_iter().map(Letter::from).collect();
@@ -152,17 +151,8 @@ pub async fn replay(State(app): State<App>, caller: Caller, Json(request): Json<
     caller.0.require(Scope::Manage)?;
     known(request.reason.as_deref())?;
     let ReplayRequest { reason, source, text, since, until } = request;
-    let filter = Filter { reason, source, text, since, until, with_resolved: false };
+    let filter = Filter { reason, source, text, since, until, with_resolved: false, id: None };
     Ok(axum::Json(replay::replay(&app, &caller.0.workspace, &filter).await?))
-}
-
-#[derive(Debug, Deserialize, utoipa::IntoParams)]
-#[into_params(parameter_in = Query)]
-pub struct Stretch {
-    /// 24 hours ago unless given.
-    pub from: Option<DateTime<Utc>>,
-    /// Now unless given.
-    pub to: Option<DateTime<Utc>>,
 }
 
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -176,8 +166,5 @@ pub struct Verdicts {
 #[utoipa::path(get, path = "/api/v1/verdicts", tag = "ingest", params(Stretch), responses((status = 200, body = Verdicts)))]
 pub async fn verdicts(State(app): State<App>, caller: Caller, Query(stretch): Query<Stretch>) -> Result<axum::Json<Verdicts>, Problem> {
     caller.0.require(Scope::Read)?;
-    let to = stretch.to.unwrap_or_else(|| clock::now() + TimeDelta::minutes(1));
-    let from = stretch.from.unwrap_or(to - TimeDelta::days(1));
-    let period = Period::new(from, to).ok_or_else(|| Problem::invalid_field("to", "must not be before `from`"))?;
-    Ok(axum::Json(Verdicts { data: tally::counts(&app, &caller.0.workspace, period).await? }))
+    Ok(axum::Json(Verdicts { data: tally::counts(&app, &caller.0.workspace, stretch.period()?).await? }))
 }

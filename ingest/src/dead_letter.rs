@@ -62,6 +62,11 @@ impl DeadLetter {
         }
     }
 
+    /// What was kept of the original bytes.
+    pub fn all_bytes(&self) -> Vec<u8> {
+        STANDARD.decode(&self.body).unwrap_or_default()
+    }
+
     /// The original bytes; None when they were cut or are no base64.
     pub fn bytes(&self) -> Option<Vec<u8>> {
         if self.truncated { None } else { STANDARD.decode(&self.body).ok() }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use chrono::{DateTime, TimeDelta, Utc};
 use clickhouse::Row;
-use farebox_core::ids::WorkspaceId;
+use farebox_core::ids::{DeadLetterId, WorkspaceId};
 use farebox_core::kafka::DEAD_LETTERS;
 use farebox_core::{App, intake_settings};
 use futures::{FutureExt, StreamExt};
@@ -167,6 +167,8 @@ pub struct Filter {
     pub until: Option<DateTime<Utc>>,
     /// Those that a replay has brought in, too.
     pub with_resolved: bool,
+    /// Only this one.
+    pub id: Option<DeadLetterId>,
 }
 
 /// Up to `limit` dead letters, the latest first, those that come after `after` (`received_at` in microseconds and id).
@@ -177,12 +179,21 @@ pub async fn list(
     limit: u64,
     after: Option<(i64, &str)>,
 ) -> Result<Vec<DeadLetter>, clickhouse::error::Error> {
+    Ok(rows(app, workspace, filter, limit, after).await?.into_iter().filter_map(LetterRow::into_letter).collect())
+}
+
+async fn rows(
+    app: &App,
+    workspace: &WorkspaceId,
+    filter: &Filter,
+    limit: u64,
+    after: Option<(i64, &str)>,
+) -> Result<Vec<LetterRow>, clickhouse::error::Error> {
     let (after_us, after_id) = after.unwrap_or((i64::MAX, ""));
-    let rows: Vec<LetterRow> = app
-        .clickhouse
+    app.clickhouse
         .query(
             "SELECT ?fields FROM dead_letters FINAL
-             WHERE workspace = ? AND (reason = ? OR ? = '') AND (source = ? OR ? = '') AND (resolved <= ?) AND keep_until > now()
+             WHERE workspace = ? AND (reason = ? OR ? = '') AND (source = ? OR ? = '') AND (resolved <= ?) AND (id = ? OR ? = '') AND keep_until > now()
                AND toUnixTimestamp64Micro(received_at) >= ? AND toUnixTimestamp64Micro(received_at) < ?
                AND (? = '' OR arrayExists(t -> positionCaseInsensitive(t, ?) > 0, [tryBase64Decode(body), event_id, event_source, origin, detail]))
                AND (toUnixTimestamp64Micro(received_at), id) < (?, ?)
@@ -194,6 +205,8 @@ pub async fn list(
         .bind(filter.source.as_deref().unwrap_or_default())
         .bind(filter.source.as_deref().unwrap_or_default())
         .bind(u8::from(filter.with_resolved))
+        .bind(filter.id.as_ref().map_or("", |id| id.as_str()))
+        .bind(filter.id.as_ref().map_or("", |id| id.as_str()))
         .bind(filter.since.map_or(0, |t| t.timestamp_micros()))
         .bind(filter.until.map_or(i64::MAX, |t| t.timestamp_micros()))
         .bind(filter.text.as_deref().unwrap_or_default())
@@ -202,8 +215,17 @@ pub async fn list(
         .bind(after_id)
         .bind(limit)
         .fetch_all()
-        .await?;
-    Ok(rows.into_iter().filter_map(LetterRow::into_letter).collect())
+        .await
+}
+
+/// One dead letter, and whether a replay has brought it in.
+pub async fn get(app: &App, workspace: &WorkspaceId, id: &DeadLetterId) -> Result<Option<(DeadLetter, bool)>, clickhouse::error::Error> {
+    let filter = Filter { id: Some(id.clone()), with_resolved: true, ..Filter::default() };
+    let row = rows(app, workspace, &filter, 1, None).await?.pop();
+    Ok(row.and_then(|row| {
+        let resolved = row.resolved;
+        Some((row.into_letter()?, resolved))
+    }))
 }
 
 /// How many dead letters there are of a source, format and reason.

@@ -1,6 +1,7 @@
 //! What can go wrong when a KPI is asked for.
 
 use farebox_core::ids::WorkspaceId;
+use farebox_core::money::Currency;
 use farebox_core::problem::{FieldError, Problem};
 
 #[derive(Debug, thiserror::Error)]
@@ -10,6 +11,8 @@ pub enum KpiError {
     Invalid(Vec<FieldError>),
     #[error("there is no workspace {0}")]
     NoWorkspace(WorkspaceId),
+    #[error("a sum is too large for {0}'s minor units in 64 bits")]
+    Overflow(Currency),
     #[error(transparent)]
     Workspace(#[from] farebox_core::workspace::WorkspaceError),
     #[error(transparent)]
@@ -34,7 +37,7 @@ impl From<KpiError> for Problem {
             KpiError::Records(error) => error.into(),
             KpiError::Metering(error) => error.into(),
             KpiError::Billing(error) => error.into(),
-            KpiError::Workspace(error) => Self::internal(&error),
+            error @ (KpiError::Workspace(_) | KpiError::Overflow(_)) => Self::internal(&error),
         }
     }
 }

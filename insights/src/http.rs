@@ -1,19 +1,22 @@
 //! `GET /api/v1/kpis/{name}`: JSON, or CSV by `Accept: text/csv`.
 
-use axum::extract::{Path, State};
+use axum::extract::{FromRequestParts, Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use farebox_core::App;
 use farebox_core::auth::{Caller, Scope};
 use farebox_core::http::QueryPairs;
+use farebox_core::ids::WorkspaceId;
 use farebox_core::problem::Problem;
 use serde::Serialize;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::error::KpiError;
 use crate::kpis::{
-    self, ConversionAnswer, FunnelAnswer, LifecycleAnswer, RetentionAnswer, StickinessAnswer, Tabular, UsageAnswer, VersionsAnswer,
+    self, ConversionAnswer, FunnelAnswer, LifecycleAnswer, RetentionAnswer, RevenueAnswer, StickinessAnswer, Tabular, UsageAnswer,
+    VersionsAnswer,
 };
 use crate::params;
 use crate::query::Query;
@@ -25,6 +28,7 @@ pub fn router(app: &App) -> OpenApiRouter {
         .routes(routes!(conversion))
         .routes(routes!(funnel))
         .routes(routes!(lifecycle))
+        .routes(routes!(revenue))
         .routes(routes!(stickiness))
         .routes(routes!(usage))
         .routes(routes!(versions))
@@ -68,15 +72,8 @@ struct CommonParameters {
     ("start" = Option<String>, Query, description = "`signup` (default) or `key`: what time is counted from."),
     ("window" = Option<String>, Query, description = "`7d` unless given; also hours (`36h`) and weeks (`2w`)."),
 ), responses((status = 200, body = ConversionAnswer, content_type = "application/json"), (status = 422, body = Problem)))]
-async fn activation(
-    State(app): State<App>,
-    caller: Caller,
-    headers: HeaderMap,
-    QueryPairs(pairs): QueryPairs,
-) -> Result<Response, Problem> {
-    caller.0.require(Scope::Read)?;
-    let params = params::activation(Query::new(pairs))?;
-    Ok(respond(&headers, &kpis::activation(&app, &caller.0.workspace, &params).await?))
+async fn activation(State(app): State<App>, asked: Asked) -> Result<Response, Problem> {
+    asked.answer(&app, Scope::Read, params::activation, kpis::activation).await
 }
 
 /// Who came back
@@ -93,10 +90,8 @@ async fn activation(
     ("min_count" = Option<u32>, Query, description = "So many times make an interval count; 1 unless given."),
     ("mean" = Option<String>, Query, description = "`weighted` by cohort size (default) or `simple`."),
 ), responses((status = 200, body = RetentionAnswer, content_type = "application/json"), (status = 422, body = Problem)))]
-async fn retention(State(app): State<App>, caller: Caller, headers: HeaderMap, QueryPairs(pairs): QueryPairs) -> Result<Response, Problem> {
-    caller.0.require(Scope::Read)?;
-    let params = params::retention(Query::new(pairs))?;
-    Ok(respond(&headers, &kpis::retention(&app, &caller.0.workspace, &params).await?))
+async fn retention(State(app): State<App>, asked: Asked) -> Result<Response, Problem> {
+    asked.answer(&app, Scope::Read, params::retention, kpis::retention).await
 }
 
 /// Who became a customer
@@ -108,15 +103,8 @@ async fn retention(State(app): State<App>, caller: Caller, headers: HeaderMap, Q
     ("goal" = Option<String>, Query, description = "Action to reach; `paid` unless given."),
     ("window" = Option<String>, Query, description = "`60d` unless given."),
 ), responses((status = 200, body = ConversionAnswer, content_type = "application/json"), (status = 422, body = Problem)))]
-async fn conversion(
-    State(app): State<App>,
-    caller: Caller,
-    headers: HeaderMap,
-    QueryPairs(pairs): QueryPairs,
-) -> Result<Response, Problem> {
-    caller.0.require(Scope::Read)?;
-    let params = params::conversion(Query::new(pairs))?;
-    Ok(respond(&headers, &kpis::conversion(&app, &caller.0.workspace, &params).await?))
+async fn conversion(State(app): State<App>, asked: Asked) -> Result<Response, Problem> {
+    asked.answer(&app, Scope::Read, params::conversion, kpis::conversion).await
 }
 
 /// How far they come
@@ -127,33 +115,22 @@ async fn conversion(
     ("steps" = Option<String>, Query, description = "Actions in order; `signup,key,call,paid` unless given."),
     ("window" = Option<String>, Query, description = "From the first step, its end included; `60d` unless given."),
 ), responses((status = 200, body = FunnelAnswer, content_type = "application/json"), (status = 422, body = Problem)))]
-async fn funnel(State(app): State<App>, caller: Caller, headers: HeaderMap, QueryPairs(pairs): QueryPairs) -> Result<Response, Problem> {
-    caller.0.require(Scope::Read)?;
-    let params = params::funnel(Query::new(pairs))?;
-    Ok(respond(&headers, &kpis::funnel(&app, &caller.0.workspace, &params).await?))
+async fn funnel(State(app): State<App>, asked: Asked) -> Result<Response, Problem> {
+    asked.answer(&app, Scope::Read, params::funnel, kpis::funnel).await
 }
 
 /// Who is new, back, or gone
 #[utoipa::path(get, path = "/api/v1/kpis/lifecycle", tag = "kpis", params(CommonParameters),
     responses((status = 200, body = LifecycleAnswer, content_type = "application/json"), (status = 422, body = Problem)))]
-async fn lifecycle(State(app): State<App>, caller: Caller, headers: HeaderMap, QueryPairs(pairs): QueryPairs) -> Result<Response, Problem> {
-    caller.0.require(Scope::Read)?;
-    let params = params::lifecycle(Query::new(pairs))?;
-    Ok(respond(&headers, &kpis::lifecycle(&app, &caller.0.workspace, &params).await?))
+async fn lifecycle(State(app): State<App>, asked: Asked) -> Result<Response, Problem> {
+    asked.answer(&app, Scope::Read, params::lifecycle, kpis::lifecycle).await
 }
 
 /// How often they come
 #[utoipa::path(get, path = "/api/v1/kpis/stickiness", tag = "kpis", params(CommonParameters),
     responses((status = 200, body = StickinessAnswer, content_type = "application/json"), (status = 422, body = Problem)))]
-async fn stickiness(
-    State(app): State<App>,
-    caller: Caller,
-    headers: HeaderMap,
-    QueryPairs(pairs): QueryPairs,
-) -> Result<Response, Problem> {
-    caller.0.require(Scope::Read)?;
-    let params = params::stickiness(Query::new(pairs))?;
-    Ok(respond(&headers, &kpis::stickiness(&app, &caller.0.workspace, &params).await?))
+async fn stickiness(State(app): State<App>, asked: Asked) -> Result<Response, Problem> {
+    asked.answer(&app, Scope::Read, params::stickiness, kpis::stickiness).await
 }
 
 /// How much is called, by whom
@@ -163,19 +140,26 @@ async fn stickiness(
     CommonParameters,
     ("top" = Option<u32>, Query, description = "How many of the consumers that call most; 10 unless given."),
 ), responses((status = 200, body = UsageAnswer, content_type = "application/json"), (status = 422, body = Problem)))]
-async fn usage(State(app): State<App>, caller: Caller, headers: HeaderMap, QueryPairs(pairs): QueryPairs) -> Result<Response, Problem> {
-    caller.0.require(Scope::Read)?;
-    let params = params::usage(Query::new(pairs))?;
-    Ok(respond(&headers, &kpis::usage(&app, &caller.0.workspace, &params).await?))
+async fn usage(State(app): State<App>, asked: Asked) -> Result<Response, Problem> {
+    asked.answer(&app, Scope::Read, params::usage, kpis::usage).await
 }
 
 /// Which versions are called, and who is still on a deprecated one
 #[utoipa::path(get, path = "/api/v1/kpis/versions", tag = "kpis", params(CommonParameters),
     responses((status = 200, body = VersionsAnswer, content_type = "application/json"), (status = 422, body = Problem)))]
-async fn versions(State(app): State<App>, caller: Caller, headers: HeaderMap, QueryPairs(pairs): QueryPairs) -> Result<Response, Problem> {
-    caller.0.require(Scope::Read)?;
-    let params = params::versions(Query::new(pairs))?;
-    Ok(respond(&headers, &kpis::versions(&app, &caller.0.workspace, &params).await?))
+async fn versions(State(app): State<App>, asked: Asked) -> Result<Response, Problem> {
+    asked.answer(&app, Scope::Read, params::versions, kpis::versions).await
+}
+
+/// What recurs each month, and how it moves
+///
+/// MRR by movement, ARR, churn and retention of revenue, and usage revenue beside it. Needs the scope `finance`. `unit` and `filter[...]` are not taken.
+#[utoipa::path(get, path = "/api/v1/kpis/revenue", tag = "kpis", params(
+    CommonParameters,
+    ("currency" = Option<String>, Query, description = "ISO 4217 code; the workspace's unless given."),
+), responses((status = 200, body = RevenueAnswer, content_type = "application/json"), (status = 422, body = Problem)))]
+async fn revenue(State(app): State<App>, asked: Asked) -> Result<Response, Problem> {
+    asked.answer(&app, Scope::Finance, params::revenue, kpis::revenue).await
 }
 
 async fn unknown(caller: Caller, Path(name): Path<String>) -> Problem {
@@ -183,18 +167,36 @@ async fn unknown(caller: Caller, Path(name): Path<String>) -> Problem {
         return problem;
     }
     let name: String = name.chars().take(64).collect();
-    let known = "activation, retention, conversion, funnel, lifecycle, stickiness, usage, versions";
+    let known = "activation, retention, conversion, funnel, lifecycle, stickiness, usage, versions, revenue";
     Problem::new(StatusCode::NOT_FOUND, "not-found", "Not found", format!("There is no KPI `{name}`. There are {known}."))
 }
 
-fn respond<T: Serialize + Tabular>(headers: &HeaderMap, answer: &T) -> Response {
-    if wants_csv(headers) {
-        return match to_csv(answer) {
-            Ok(csv) => ([(header::CONTENT_TYPE, "text/csv; charset=utf-8"), (header::VARY, "accept")], csv).into_response(),
-            Err(error) => Problem::internal(&error).into_response(),
-        };
+/// A question for a KPI: who asks, with which parameters, and in which form they want the answer.
+#[derive(FromRequestParts)]
+#[from_request(state(App))]
+struct Asked {
+    caller: Caller,
+    headers: HeaderMap,
+    parameters: QueryPairs,
+}
+
+impl Asked {
+    async fn answer<P, A: Serialize + Tabular>(
+        self,
+        app: &App,
+        scope: Scope,
+        read: fn(Query) -> Result<P, KpiError>,
+        compute: impl AsyncFnOnce(&App, &WorkspaceId, &P) -> Result<A, KpiError>,
+    ) -> Result<Response, Problem> {
+        self.caller.0.require(scope)?;
+        let params = read(Query::new(self.parameters.0))?;
+        let answer = compute(app, &self.caller.0.workspace, &params).await?;
+        if !wants_csv(&self.headers) {
+            return Ok(([(header::VARY, "accept")], axum::Json(answer)).into_response());
+        }
+        let csv = to_csv(&answer).map_err(|error| Problem::internal(&error))?;
+        Ok(([(header::CONTENT_TYPE, "text/csv; charset=utf-8"), (header::VARY, "accept")], csv).into_response())
     }
-    ([(header::VARY, "accept")], axum::Json(answer)).into_response()
 }
 
 /// `text/csv` stands in the Accept header, and not after `application/json`.

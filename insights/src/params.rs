@@ -4,8 +4,8 @@ use crate::action::{self, Action};
 use crate::arithmetic::retention::{Bracket, Mean, Mode};
 use crate::error::KpiError;
 use crate::kpis::{
-    ActivationParams, Cohorts, ConversionParams, FunnelParams, LifecycleParams, RetentionParams, StickinessParams, UsageParams,
-    VersionsParams,
+    ActivationParams, Cohorts, ConversionParams, FunnelParams, LifecycleParams, RetentionParams, RevenueParams, StickinessParams,
+    UsageParams, VersionsParams,
 };
 use crate::query::{Query, window};
 
@@ -108,6 +108,11 @@ pub fn lifecycle(mut query: Query) -> Result<LifecycleParams, KpiError> {
 pub fn stickiness(mut query: Query) -> Result<StickinessParams, KpiError> {
     let params = StickinessParams { common: query.common() };
     query.finish("stickiness").map(|()| params)
+}
+
+pub fn revenue(mut query: Query) -> Result<RevenueParams, KpiError> {
+    let params = RevenueParams { common: query.common(), currency: query.read("currency", str::parse) };
+    query.finish("revenue").map(|()| params)
 }
 
 pub fn usage(mut query: Query) -> Result<UsageParams, KpiError> {

@@ -34,10 +34,28 @@ impl Ratio {
         decimal(rounded(self.part * 1000, self.whole), 1)
     }
 
+    /// With one decimal at most, for a mean that is no share: `3.4`.
+    pub fn one_decimal(&self) -> String {
+        decimal(rounded(self.part * 10, self.whole), 1)
+    }
+
     /// In whole millionths, for drawing.
     pub fn millionths(&self) -> u128 {
         rounded(self.part * SCALE, self.whole)
     }
+}
+
+/// Of what can be negative, such as a net change, with at most six decimals: `-0.083333`. None when there is no whole.
+pub fn signed(part: i128, whole: i128) -> Option<String> {
+    let size = (whole > 0).then(|| Ratio { part: part.unsigned_abs(), whole: whole.unsigned_abs() })?;
+    let text = size.to_string();
+    Some(if part < 0 && text != "0" { format!("-{text}") } else { text })
+}
+
+/// The nearest whole number, halves away from zero.
+pub fn half_up(part: i128, whole: i128) -> i128 {
+    let size = i128::try_from(rounded(part.unsigned_abs(), whole.unsigned_abs())).unwrap_or(i128::MAX);
+    if (part < 0) == (whole < 0) { size } else { -size }
 }
 
 fn rounded(part: u128, whole: u128) -> u128 {

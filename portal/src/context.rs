@@ -80,6 +80,16 @@ impl Ctx {
         self.session.as_ref().is_some_and(|session| roles.contains(&session.person.role))
     }
 
+    /// Whether who asks may open the page at `path`.
+    pub fn may_open(&self, path: &str) -> bool {
+        self.session.as_ref().is_some_and(|session| routes::may_open(path, session.person.role))
+    }
+
+    /// Whether who asks may send the form at `path`.
+    pub fn may_post(&self, path: &str) -> bool {
+        self.session.as_ref().is_some_and(|session| routes::may_post(path, session.person.role))
+    }
+
     /// Where this portal is reached, without a trailing slash: its own host, else the instance's address.
     pub fn base_url(&self, portal: &Portal) -> String {
         match &self.workspace.portal_host {

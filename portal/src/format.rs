@@ -41,7 +41,8 @@ pub fn counted(value: i64, one: &str, many: &str) -> String {
     format!("{} {}", count(value), if value == 1 { one } else { many })
 }
 
-fn symbol(currency: Currency) -> String {
+/// What stands before an amount: `$`, or `CHF ` where signs would be mistaken.
+pub fn currency_sign(currency: Currency) -> String {
     match currency.code() {
         "USD" => "$".into(),
         "EUR" => "€".into(),
@@ -53,8 +54,8 @@ fn symbol(currency: Currency) -> String {
 
 fn with_symbol(plain: &str, currency: Currency) -> String {
     match plain.strip_prefix('-') {
-        Some(positive) => format!("{MINUS}{}{}", symbol(currency), digits(positive)),
-        None => format!("{}{}", symbol(currency), digits(plain)),
+        Some(positive) => format!("{MINUS}{}{}", currency_sign(currency), digits(positive)),
+        None => format!("{}{}", currency_sign(currency), digits(plain)),
     }
 }
 

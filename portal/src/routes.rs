@@ -106,6 +106,12 @@ pub fn table() -> Vec<Route> {
     t.get("/console/close/confirm", roles(MONEY), console::close::confirm);
     t.post("/console/close", roles(MONEY), console::close::submit);
     t.get("/console/pipeline", roles(MEMBERS), console::pipeline::show);
+    t.get("/console/pipeline/decisions.csv", roles(MEMBERS), console::pipeline::witnesses_file);
+    t.get("/console/dead-letters", roles(HELPERS), console::dead_letters::list);
+    t.get("/console/dead-letters.csv", roles(HELPERS), console::dead_letters::file);
+    t.get("/console/dead-letters/{id}", roles(HELPERS), console::dead_letters::show);
+    t.get("/console/dead-letters/{id}/body", roles(HELPERS), console::dead_letters::body);
+    t.post("/console/dead-letters/replay", roles(ADMINS), console::dead_letters::submit);
     t.get("/console/settings", roles(ADMINS), console::settings::show);
     t.post("/console/settings/portal", roles(ADMINS), console::settings::save_portal);
     t.post("/console/settings/stripe", roles(ADMINS), console::settings::save_stripe);
@@ -119,6 +125,18 @@ pub fn table() -> Vec<Route> {
     t.get("/console/retention.csv", roles(KPIS), console::kpis::retention_file);
     t.get("/console/conversion", roles(KPIS), console::kpis::conversion);
     t.get("/console/conversion.csv", roles(KPIS), console::kpis::conversion_file);
+    t.get("/console/funnel", roles(KPIS), console::kpis::funnel);
+    t.get("/console/funnel.csv", roles(KPIS), console::kpis::funnel_file);
+    t.get("/console/lifecycle", roles(KPIS), console::kpis::lifecycle);
+    t.get("/console/lifecycle.csv", roles(KPIS), console::kpis::lifecycle_file);
+    t.get("/console/stickiness", roles(KPIS), console::kpis::stickiness);
+    t.get("/console/stickiness.csv", roles(KPIS), console::kpis::stickiness_file);
+    t.get("/console/usage", roles(KPIS), console::kpis::usage);
+    t.get("/console/usage.csv", roles(KPIS), console::kpis::usage_file);
+    t.get("/console/versions", roles(KPIS), console::kpis::versions);
+    t.get("/console/versions.csv", roles(KPIS), console::kpis::versions_file);
+    t.get("/console/revenue", roles(MONEY), console::kpis::revenue);
+    t.get("/console/revenue.csv", roles(MONEY), console::kpis::revenue_file);
     t.get("/console/consumers", roles(MEMBERS), console::consumers::list);
     t.get("/console/consumers.csv", roles(MEMBERS), console::consumers::file);
     t.get("/console/consumers/{id}", roles(MEMBERS), console::consumers::show);
@@ -131,9 +149,19 @@ pub fn table() -> Vec<Route> {
 
 /// Whether someone of this role may open the page at `path`: navigation shows only what can be opened.
 pub fn may_open(path: &str, role: Role) -> bool {
-    static PAGES: LazyLock<Vec<(&'static str, Who)>> =
-        LazyLock::new(|| table().iter().filter(|route| route.method == Method::GET).map(|route| (route.path, route.who)).collect());
-    PAGES.iter().find(|(page, _)| *page == path).is_some_and(|(_, who)| match who {
+    may(&Method::GET, path, role)
+}
+
+/// Whether someone of this role may send the form at `path`, which is as in the table.
+pub fn may_post(path: &str, role: Role) -> bool {
+    may(&Method::POST, path, role)
+}
+
+fn may(method: &Method, path: &str, role: Role) -> bool {
+    static ROUTES: LazyLock<Vec<(Method, &'static str, Who)>> =
+        LazyLock::new(|| table().into_iter().map(|route| (route.method, route.path, route.who)).collect());
+    let route = ROUTES.iter().find(|(of, at, _)| of == method && *at == path);
+    route.is_some_and(|(_, _, who)| match who {
         Who::Anyone(_) => true,
         Who::Roles(roles) => roles.contains(&role),
     })

@@ -102,7 +102,9 @@ impl Scene {
 
     /// What the gateway wrote to its file, as `farebox send` brings it. Telling it again changes nothing.
     async fn tell(&self, format: &str, source: &str) {
-        let Ok(lines) = std::fs::read(self.gateway.directory.join("access.jsonl")) else { return };
+        let Ok(mut lines) = std::fs::read(self.gateway.directory.join("access.jsonl")) else { return };
+        // The last line may be half written.
+        lines.truncate(lines.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1));
         let post = self.shop.tenant.call(Method::POST, &format!("/v1/ingest/{format}")).header("x-farebox-source", source);
         let answer = post.header("content-type", "application/x-ndjson").body(lines).send().await.expect("an answer");
         assert_eq!(answer.status(), 202);

@@ -5,8 +5,10 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use fantoccini::elements::Element;
+use fantoccini::wd::WebDriverCompatibleCommand;
 use fantoccini::{Client, ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
+use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 
 use crate::harness::{eventually, free_port};
@@ -41,6 +43,7 @@ impl Browser {
             "--disable-component-update",
             "--disable-sync",
             "--window-size=1440,1000",
+            "--host-resolver-rules=MAP *.example 127.0.0.1",
             &format!("--user-data-dir={}", profile.display()),
         ];
         let capabilities = serde_json::json!({ "goog:chromeOptions": { "args": arguments } });
@@ -96,8 +99,44 @@ impl Browser {
         .await;
     }
 
+    /// Signed in with a session made elsewhere. A page of the host must be open.
+    pub async fn sign_in(&self, host: &str, name: &str, token: &str) {
+        let cookie = fantoccini::cookies::Cookie::build((name.to_owned(), token.to_owned())).domain(host.to_owned()).path("/").build();
+        self.page.add_cookie(cookie).await.expect("a cookie of the open page's host");
+    }
+
+    /// As on a screen of this width, in this colour scheme (`light`, `dark`).
+    pub async fn screen(&self, width: u32, scheme: &str) {
+        let metrics = json!({ "width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": width < 500 });
+        self.chromium("Emulation.setDeviceMetricsOverride", metrics).await;
+        let media = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
+        self.chromium("Emulation.setEmulatedMedia", media).await;
+    }
+
+    /// What WebDriver has no words for.
+    async fn chromium(&self, command: &'static str, parameters: Value) {
+        self.page.issue_cmd(Chromium { command, parameters }).await.unwrap_or_else(|e| panic!("{command}: {e}"));
+    }
+
     pub async fn close(mut self) {
         let _ = self.page.close().await;
         let _ = self.driver.kill().await;
+    }
+}
+
+/// A command of Chromium's own protocol.
+#[derive(Debug)]
+struct Chromium {
+    command: &'static str,
+    parameters: Value,
+}
+
+impl WebDriverCompatibleCommand for Chromium {
+    fn endpoint(&self, base: &url::Url, session: Option<&str>) -> Result<url::Url, url::ParseError> {
+        base.join(&format!("session/{}/goog/cdp/execute", session.unwrap_or_default()))
+    }
+
+    fn method_and_body(&self, _: &url::Url) -> (reqwest::Method, Option<String>) {
+        (reqwest::Method::POST, Some(json!({ "cmd": self.command, "params": self.parameters }).to_string()))
     }
 }

@@ -17,6 +17,7 @@ mod billing_faults;
 mod billing_history;
 mod billing_stripe_faults;
 mod connections;
+mod console;
 mod finance;
 mod finance_mail;
 mod house;
@@ -32,11 +33,15 @@ mod metering_corrections;
 mod metering_flow;
 mod metering_meters;
 mod metering_queries;
+mod pages;
 mod pipeline;
 mod senders;
 mod shop;
 mod stripe;
 mod tenant;
+mod walk;
+mod walk_api;
+mod walk_pages;
 
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
@@ -182,6 +187,12 @@ fn main() -> ExitCode {
         stripe::paid_although_no_webhook_arrives,
         stripe::a_forged_webhook_is_refused,
         stripe::keys_are_sealed,
+        walk_api::the_description_of_the_api_is_what_it_was,
+        walk_api::every_route_with_every_token,
+        console::decisions_are_set_against_events,
+        console::a_dead_letter_is_seen_and_replayed,
+        walk_pages::every_page_with_every_role,
+        pages::everybody_can_use_every_page,
         journey::from_sign_up_to_a_paid_invoice,
     );
     by_url!(tests:

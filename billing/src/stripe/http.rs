@@ -15,6 +15,7 @@ use utoipa_axum::routes;
 use super::endpoint::register_webhook;
 use super::events::{self, Event};
 use super::{push, settings, signature};
+use crate::invoices;
 
 /// Stripe's events are some kilobytes; the largest hold an invoice with ten lines.
 const MAX_EVENT: usize = 1 << 20;
@@ -83,6 +84,9 @@ async fn retry_push(State(app): State<App>, Caller(caller): Caller, Path(id): Pa
     may(&caller)?;
     let id: InvoiceId = id.parse().map_err(|_| Problem::not_found("invoice"))?;
     let mut tx = app.pg.begin().await?;
+    if invoices::get(&mut tx, &caller.workspace, &id).await?.is_none() {
+        return Err(Problem::not_found("invoice"));
+    }
     let retried = push::retry(&mut tx, &caller.workspace, &id).await?;
     tx.commit().await?;
     if retried {

@@ -87,9 +87,15 @@ fn replaced(sample: &str, at: &Index, with: &str) -> String {
 fn collect(value: &Value, pointer: String, into: &mut Vec<String>) {
     match value {
         Value::Object(members) => {
-            members.iter().for_each(|(key, value)| collect(value, format!("{pointer}/{}", crate::fields::escape(key)), into))
+            for (key, value) in members {
+                collect(value, format!("{pointer}/{}", crate::fields::escape(key)), into);
+            }
         }
-        Value::Array(items) => items.iter().enumerate().for_each(|(n, value)| collect(value, format!("{pointer}/{n}"), into)),
+        Value::Array(items) => {
+            for (n, value) in items.iter().enumerate() {
+                collect(value, format!("{pointer}/{n}"), into);
+            }
+        }
         _ => {}
     }
     if !pointer.is_empty() {

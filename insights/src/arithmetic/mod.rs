@@ -7,6 +7,7 @@ pub mod conversion;
 pub mod funnel;
 pub mod lifecycle;
 pub mod retention;
+pub mod revenue;
 pub mod seconds;
 pub mod stickiness;
 

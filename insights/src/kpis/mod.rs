@@ -7,6 +7,7 @@ mod facts;
 mod funnel;
 mod lifecycle;
 mod retention;
+mod revenue;
 mod setting;
 mod stickiness;
 mod table;
@@ -19,6 +20,7 @@ pub use conversion::{ConversionAnswer, ConversionParams, ConversionRow, conversi
 pub use funnel::{FunnelAnswer, FunnelParams, FunnelStep, funnel};
 pub use lifecycle::{LifecycleAnswer, LifecycleParams, LifecycleRow, lifecycle};
 pub use retention::{Cohorts, RetentionAnswer, RetentionParams, RetentionRow, retention};
+pub use revenue::{RevenueAnswer, RevenueParams, RevenueRow, revenue};
 pub use setting::{About, Common, Moment, Unit};
 pub use stickiness::{StickinessAnswer, StickinessParams, StickinessRow, stickiness};
 pub use table::{Table, Tabular};

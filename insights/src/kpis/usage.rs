@@ -17,7 +17,7 @@ use crate::action::Action;
 use crate::arithmetic::Activity;
 use crate::calendar::Interval;
 use crate::error::KpiError;
-use crate::ratio::Ratio;
+use crate::ratio::{self, Ratio};
 
 const VERSION: u32 = 1;
 
@@ -132,10 +132,9 @@ fn active_in(activity: &Activity<String>, number: i64) -> u64 {
     activity.values().filter(|intervals| intervals.contains(&number)).count() as u64
 }
 
-/// Signed; None when there was nothing before.
+/// None when there was nothing before.
 fn growth(before: u64, now: u64) -> Option<String> {
-    let size = Ratio::of(now.abs_diff(before), before)?;
-    Some(if now < before { format!("-{size}") } else { size.to_string() })
+    ratio::signed(i128::from(now) - i128::from(before), before.into())
 }
 
 impl Tabular for UsageAnswer {

@@ -2,7 +2,7 @@
    A chart has no data of its own: it reads the <table> in its <figure>.
    <figure data-chart="cumulative|stacked|bars|lines"> <div class="plot"></div> <details><table>
    th[data-c] = colour 1-6, th[data-as=tick] = draw as a tick on the bar, th[data-as=skip] = leave out,
-   tr[data-now] = period in progress (hatched), figure[data-cap] = allowance, [data-unit=$].
+   tr[data-now] = not finished (hatched), figure[data-cap] = allowance, [data-unit=$].
    Under the pages' content security policy nothing may be styled by attribute: tooltips are built as nodes. */
 (() => {
   const root = document.documentElement;
@@ -107,7 +107,7 @@
       name: th.textContent.trim(), as: th.dataset.as || 'bar', color: role('c' + (th.dataset.c || i + 1)),
       data: rows.map(r => num(r.cells[i + 1].textContent)),
     })).filter(c => c.as !== 'skip');
-    return { cols, x: rows.map(r => r.cells[0].textContent.trim()), now: rows.findIndex(r => 'now' in r.dataset) };
+    return { cols, x: rows.map(r => r.cells[0].textContent.trim()), now: rows.map(r => 'now' in r.dataset) };
   }
 
   function tip(title, lines, unit) {
@@ -146,7 +146,7 @@
       o.series = cols.map(c => c.as === 'tick'
         ? { type: 'scatter', name: c.name, data: c.data, symbol: 'rect', symbolSize: [fig.clientWidth > 520 ? 20 : 9, 4], z: 5, color: ink, itemStyle: { borderColor: surface, borderWidth: 1 } } // a tick, like a mark on a scale
         : { type: 'bar', stack: 's', name: c.name, barMaxWidth: 28, barCategoryGap: '28%', color: c.color,
-            data: c.data.map((v, i) => i === now ? { value: v, itemStyle: { color: surface, borderColor: c.color, borderWidth: 1, decal: decal(c.color) } } : v) });
+            data: c.data.map((v, i) => now[i] ? { value: v, itemStyle: { color: surface, borderColor: c.color, borderWidth: 1, decal: decal(c.color) } } : v) });
     } else if (kind === 'lines') {
       legend();
       o.series = cols.map(c => ({ type: 'line', name: c.name, data: c.data, symbol: 'circle', symbolSize: 5, color: c.color, lineStyle: { width: 2 } }));
@@ -159,8 +159,8 @@
       const capShown = cap && cap < top * 4; // a far allowance would flatten the line it is there for
       if (capShown && cap > top) o.yAxis.max = cap * 1.1;
       o.series = [
-        { type: 'bar', name: 'Today, in progress', data: me.data.map((v, i) => i === now ? v : null), barWidth: '86%', tooltip: { show: false }, itemStyle: { color: 'transparent', opacity: .55, decal: decal(me.color) } },
-        { type: 'line', name: me.name, data: me.data, symbol: (v, p) => p.dataIndex === now ? 'circle' : 'none', symbolSize: 7, showAllSymbol: true, color: me.color, lineStyle: { width: 2.5 }, z: 5,
+        { type: 'bar', name: 'Today, in progress', data: me.data.map((v, i) => now[i] ? v : null), barWidth: '86%', tooltip: { show: false }, itemStyle: { color: 'transparent', opacity: .55, decal: decal(me.color) } },
+        { type: 'line', name: me.name, data: me.data, symbol: (v, p) => now[p.dataIndex] ? 'circle' : 'none', symbolSize: 7, showAllSymbol: true, color: me.color, lineStyle: { width: 2.5 }, z: 5,
           markLine: capShown ? { silent: true, symbol: 'none', data: [{ yAxis: cap }], lineStyle: { color: ink, width: 1.5, type: 'solid' }, label: { position: 'insideStartTop', ...text, color: ink, formatter: 'Allowance ' + cap.toLocaleString('en-GB') } } : undefined },
       ];
       if (last) o.series.unshift({ type: 'line', name: last.name, data: last.data, symbol: 'none', color: last.color, lineStyle: { width: 1.5, type: [4, 3] }, endLabel: end(last.name, last.color, { offset: [0, 10] }) });

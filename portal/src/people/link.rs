@@ -3,11 +3,11 @@
 
 use chrono::{DateTime, Duration, Utc};
 use farebox_core::clock;
-use farebox_core::ids::WorkspaceId;
+use farebox_core::ids::{PersonId, WorkspaceId};
 use sqlx::PgConnection;
 
 use super::session::Token;
-use super::{PeopleError, Person, Row, Side};
+use super::{PeopleError, Person, Side};
 
 /// How long a link is good.
 pub const ONCE_FOR: Duration = Duration::hours(24);
@@ -48,35 +48,17 @@ pub struct Found {
 
 /// The link's person, while the link is good. Does not use it up.
 pub async fn find(conn: &mut PgConnection, workspace: &WorkspaceId, side: Side, token: &Token) -> Result<Option<Found>, PeopleError> {
-    let row = sqlx::query!(
-        r#"SELECT p.id, p.workspace_id, p.consumer_id, p.email, p.name, p.role, p.created_at, p.last_sign_in_at,
-                  p.password_hash IS NOT NULL AS "has_password!", l.reusable, l.expires_at
-           FROM login_links l JOIN people p ON p.id = l.person_id
-           WHERE l.token_hash = $1 AND p.workspace_id = $2 AND (p.consumer_id IS NOT NULL) = $3 AND p.disabled_at IS NULL
-             AND l.expires_at > $4 AND (l.reusable OR l.used_at IS NULL)"#,
+    let link = sqlx::query!(
+        r#"SELECT person_id AS "person: PersonId", reusable, expires_at FROM login_links
+           WHERE token_hash = $1 AND expires_at > $2 AND (reusable OR used_at IS NULL)"#,
         &token.hash()[..],
-        workspace.as_str(),
-        side == Side::Portal,
         clock::now()
     )
-    .fetch_optional(conn)
+    .fetch_optional(&mut *conn)
     .await?;
-    row.map(|row| {
-        let (reusable, expires_at) = (row.reusable, row.expires_at);
-        let person = Person::try_from(Row {
-            id: row.id,
-            workspace_id: row.workspace_id,
-            consumer_id: row.consumer_id,
-            email: row.email,
-            name: row.name,
-            role: row.role,
-            created_at: row.created_at,
-            last_sign_in_at: row.last_sign_in_at,
-            has_password: row.has_password,
-        })?;
-        Ok(Found { person, reusable, expires_at })
-    })
-    .transpose()
+    let Some(link) = link else { return Ok(None) };
+    let person = super::find(conn, workspace, &link.person).await?.filter(|person| person.role.side() == side);
+    Ok(person.map(|person| Found { person, reusable: link.reusable, expires_at: link.expires_at }))
 }
 
 /// Uses the link: true for exactly one of any number of callers, always for a reusable one.

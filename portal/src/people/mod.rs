@@ -51,16 +51,16 @@ pub struct Person {
     pub has_password: bool,
 }
 
-pub(crate) struct Row {
-    pub id: String,
-    pub workspace_id: String,
-    pub consumer_id: Option<String>,
-    pub email: String,
-    pub name: String,
-    pub role: String,
-    pub created_at: DateTime<Utc>,
-    pub last_sign_in_at: Option<DateTime<Utc>>,
-    pub has_password: bool,
+struct Row {
+    id: String,
+    workspace_id: String,
+    consumer_id: Option<String>,
+    email: String,
+    name: String,
+    role: String,
+    created_at: DateTime<Utc>,
+    last_sign_in_at: Option<DateTime<Utc>>,
+    has_password: bool,
 }
 
 impl TryFrom<Row> for Person {
@@ -126,6 +126,7 @@ pub async fn create(conn: &mut PgConnection, new: NewPerson<'_>) -> Result<Perso
     Ok(id)
 }
 
+/// Nobody who was disabled is found, here or below.
 pub async fn find(conn: &mut PgConnection, workspace: &WorkspaceId, id: &PersonId) -> Result<Option<Person>, PeopleError> {
     sqlx::query_as!(
         Row,
@@ -148,29 +149,15 @@ pub async fn find_by_email(
     email: &str,
 ) -> Result<Option<(Person, Option<String>)>, PeopleError> {
     let row = sqlx::query!(
-        r#"SELECT id, workspace_id, consumer_id, email, name, role, created_at, last_sign_in_at, password_hash
-           FROM people WHERE workspace_id = $1 AND email = $2 AND (consumer_id IS NOT NULL) = $3 AND disabled_at IS NULL"#,
+        r#"SELECT id AS "id: PersonId", password_hash FROM people WHERE workspace_id = $1 AND email = $2 AND (consumer_id IS NOT NULL) = $3"#,
         workspace.as_str(),
         email.trim().to_lowercase(),
         side == Side::Portal
     )
-    .fetch_optional(conn)
+    .fetch_optional(&mut *conn)
     .await?;
-    row.map(|row| {
-        let person = Person::try_from(Row {
-            id: row.id,
-            workspace_id: row.workspace_id,
-            consumer_id: row.consumer_id,
-            email: row.email,
-            name: row.name,
-            role: row.role,
-            created_at: row.created_at,
-            last_sign_in_at: row.last_sign_in_at,
-            has_password: row.password_hash.is_some(),
-        })?;
-        Ok((person, row.password_hash))
-    })
-    .transpose()
+    let Some(row) = row else { return Ok(None) };
+    Ok(find(conn, workspace, &row.id).await?.map(|person| (person, row.password_hash)))
 }
 
 /// Members of the workspace, oldest first.

@@ -12,7 +12,7 @@ use rand::RngCore;
 use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
 
-use super::{PeopleError, Person, Row, Side};
+use super::{PeopleError, Person, Side};
 
 const IDLE: Duration = Duration::hours(12);
 const ABSOLUTE: Duration = Duration::days(14);
@@ -135,36 +135,21 @@ pub async fn start(conn: &mut PgConnection, person: &PersonId, address: &str, br
 pub async fn find(conn: &mut PgConnection, workspace: &WorkspaceId, side: Side, token: Token) -> Result<Option<Session>, PeopleError> {
     let (now, hash) = (clock::now(), token.hash());
     let row = sqlx::query!(
-        r#"SELECT p.id, p.workspace_id, p.consumer_id, p.email, p.name, p.role, p.created_at, p.last_sign_in_at,
-                  p.password_hash IS NOT NULL AS "has_password!", s.created_at AS since, s.last_seen_at
-           FROM sessions s JOIN people p ON p.id = s.person_id
-           WHERE s.token_hash = $1 AND p.workspace_id = $2 AND (p.consumer_id IS NOT NULL) = $3 AND p.disabled_at IS NULL
-             AND s.expires_at > $4 AND s.last_seen_at > $5"#,
+        r#"SELECT person_id AS "person: PersonId", created_at, last_seen_at FROM sessions
+           WHERE token_hash = $1 AND expires_at > $2 AND last_seen_at > $3"#,
         &hash[..],
-        workspace.as_str(),
-        side == Side::Portal,
         now,
         now - IDLE
     )
     .fetch_optional(&mut *conn)
     .await?;
     let Some(row) = row else { return Ok(None) };
+    let person = super::find(conn, workspace, &row.person).await?.filter(|person| person.role.side() == side);
+    let Some(person) = person else { return Ok(None) };
     if now - row.last_seen_at > SEEN_EVERY {
         sqlx::query!("UPDATE sessions SET last_seen_at = $2 WHERE token_hash = $1", &hash[..], now).execute(conn).await?;
     }
-    let created_at = row.since;
-    let person = Person::try_from(Row {
-        id: row.id,
-        workspace_id: row.workspace_id,
-        consumer_id: row.consumer_id,
-        email: row.email,
-        name: row.name,
-        role: row.role,
-        created_at: row.created_at,
-        last_sign_in_at: row.last_sign_in_at,
-        has_password: row.has_password,
-    })?;
-    Ok(Some(Session { person, token, created_at }))
+    Ok(Some(Session { person, token, created_at: row.created_at }))
 }
 
 pub async fn end(conn: &mut PgConnection, token: &Token) -> Result<(), PeopleError> {

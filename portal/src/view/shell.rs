@@ -57,12 +57,24 @@ const CONSOLE: &[(&str, &[(&str, Icon, &str)])] = &[
     (
         "Product",
         &[
+            ("/console/usage", Icon::Activity, "Usage"),
             ("/console/activation", Icon::CircleCheck, "Activation"),
+            ("/console/funnel", Icon::Funnel, "Funnel"),
+            ("/console/conversion", Icon::CreditCard, "Conversion"),
             ("/console/retention", Icon::Repeat2, "Retention"),
-            ("/console/conversion", Icon::Funnel, "Conversion"),
+            ("/console/lifecycle", Icon::RotateCw, "Lifecycle"),
+            ("/console/stickiness", Icon::CalendarCheck, "Stickiness"),
+            ("/console/versions", Icon::Layers, "Versions"),
         ],
     ),
-    ("Money", &[("/console/invoices", Icon::ReceiptText, "Invoices"), ("/console/close", Icon::CalendarCheck, "Month close")]),
+    (
+        "Money",
+        &[
+            ("/console/revenue", Icon::TrendingUp, "Revenue"),
+            ("/console/invoices", Icon::ReceiptText, "Invoices"),
+            ("/console/close", Icon::Lock, "Month close"),
+        ],
+    ),
     ("Trust", &[("/console/pipeline", Icon::GitCommitHorizontal, "Pipeline"), ("/console/settings", Icon::SlidersHorizontal, "Settings")]),
 ];
 

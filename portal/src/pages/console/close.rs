@@ -15,7 +15,7 @@ use farebox_metering::usage::{self, UsageQuery};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::overview::{choose, months};
+use super::months::{choose, months};
 use crate::context::{Ctx, page};
 use crate::failure::Failure;
 use crate::people::Role;

@@ -4,7 +4,8 @@ use askama::Template;
 use axum::extract::{Path, Query, State};
 use axum::response::Response;
 use bigdecimal::BigDecimal;
-use chrono::Duration;
+use chrono::{DateTime, Duration, Utc};
+use chrono_tz::Tz;
 use farebox_billing::subscriptions;
 use farebox_core::audit_log;
 use farebox_core::ids::ConsumerId;
@@ -52,7 +53,8 @@ pub struct ConsumerPage {
     pub usage: Chart,
     pub routes: Chart,
     pub keys: Table,
-    pub invoices: Table,
+    /// `None` for those who may not see amounts.
+    pub invoices: Option<Table>,
     pub people: Table,
     pub story: Vec<Happening>,
     /// Where a sign-in link for their portal is made; empty for those who may not.
@@ -177,13 +179,17 @@ pub async fn show(State(portal): State<Portal>, ctx: Ctx, Path(id): Path<String>
     let held = credentials::list(&mut conn, workspace, &consumer.id).await?;
     let people = people::of_consumer(&mut conn, workspace, &consumer.id).await?;
     drop(conn);
-    let used = activity::last_used(&portal, &ctx, &consumer.id).await?;
-    let first = first_call(&portal, &ctx, &consumer).await?;
-    let billed = invoices::of_consumer(&portal, &ctx, consumer.id.as_str()).await?;
-    let (chart, _) = portal::usage::running(&portal, &ctx, &consumer.id, &range, "requests", None).await?;
-    let routes = portal::usage::routes(&portal, &ctx, &consumer.id, &range).await?;
+    let (used, first, billed, days, routes, subscription) = tokio::try_join!(
+        activity::last_used(&portal, &ctx, &consumer.id),
+        first_call(&portal, &ctx, &consumer),
+        invoices::of_consumer(&portal, &ctx, consumer.id.as_str()),
+        portal::usage::by_day(&portal, &ctx, &consumer.id, "requests", range.compared(&ctx)),
+        portal::usage::routes(&portal, &ctx, &consumer.id, &range),
+        subscription_facts(&portal, &ctx, &agreements),
+    )?;
+    let chart = portal::usage::running(&ctx, &range, "requests", None, &days);
 
-    let after = |at: chrono::DateTime<chrono::Utc>| {
+    let after = |at: DateTime<Utc>| {
         let gap = at - consumer.signed_up_at;
         if gap < Duration::zero() {
             format::instant(at, tz)
@@ -216,13 +222,13 @@ pub async fn show(State(portal): State<Portal>, ctx: Ctx, Path(id): Path<String>
         badges,
         note: None,
         facts,
-        subscription: subscription_facts(&portal, &ctx, &agreements).await?,
+        subscription,
         usage: Chart { csv: None, ..chart },
         routes: Chart { csv: None, ..routes },
         keys: keys::table(&held, &used, &ctx, false).dense(),
-        invoices: invoices::table(&billed, &ctx, "/console"),
+        invoices: ctx.may_open("/console/invoices").then(|| invoices::table(&billed, &ctx, "/console")),
         people: portal::account::people_table(&people),
-        story: Vec::<Happening>::new(),
+        story: story(&consumer, first_key, first, &agreements, tz),
         link_action: if ctx.is(&[Role::Owner, Role::Admin, Role::Support]) {
             format!("/console/consumers/{}/link", consumer.id)
         } else {
@@ -245,15 +251,36 @@ async fn subscription_facts(portal: &Portal, ctx: &Ctx, agreements: &[Agreement]
         if let Some(at) = a.subscription.ended_at {
             facts = facts.with("Ends", format::instant(at, tz));
         }
-        let next = invoices::gathering(portal, ctx, a).await?;
-        facts = facts
-            .with("Invoice that is gathering", format!("{} so far, {}", next.amount, next.title))
-            .cell("Id", Cell::mono(a.subscription.id.as_str()));
+        if ctx.may_open("/console/invoices") {
+            let next = invoices::gathering(portal, ctx, a).await?;
+            facts = facts.with("Invoice that is gathering", format!("{} so far, {}", next.amount, next.title));
+        }
+        facts = facts.cell("Id", Cell::mono(a.subscription.id.as_str()));
     }
     Ok(facts)
 }
 
-async fn first_call(portal: &Portal, ctx: &Ctx, consumer: &Consumer) -> Result<Option<chrono::DateTime<chrono::Utc>>, Failure> {
+/// What happened, the newest first.
+fn story(
+    consumer: &Consumer,
+    first_key: Option<DateTime<Utc>>,
+    first_call: Option<DateTime<Utc>>,
+    agreements: &[Agreement],
+    tz: Tz,
+) -> Vec<Happening> {
+    let mut found = vec![(consumer.signed_up_at, "Signed up".to_owned())];
+    found.extend(first_key.map(|at| (at, "Took the first key".to_owned())));
+    found.extend(first_call.map(|at| (at, "Made the first qualifying call".to_owned())));
+    for phase in agreements.iter().flat_map(|a| &a.subscription.phases) {
+        let trial = if phase.trial { ", as a free trial" } else { "" };
+        found.push((phase.from, format!("Subscribed to {}{trial}", words::title(&phase.plan))));
+    }
+    found.extend(agreements.iter().filter_map(|a| Some((a.subscription.ended_at?, "The subscription ends".to_owned()))));
+    found.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
+    found.into_iter().map(|(at, what)| Happening { when: format::instant(at, tz), what: Cell::text(what) }).collect()
+}
+
+async fn first_call(portal: &Portal, ctx: &Ctx, consumer: &Consumer) -> Result<Option<DateTime<Utc>>, Failure> {
     let period = Period { start: consumer.signed_up_at - Duration::days(1), end: ctx.now() + Duration::minutes(5) };
     let asked = calls::Calls {
         workspace: ctx.workspace.id.clone(),

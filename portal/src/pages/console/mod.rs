@@ -2,8 +2,10 @@
 
 pub mod close;
 pub mod consumers;
+pub mod dead_letters;
 pub mod invoices;
 pub mod kpis;
+mod months;
 pub mod overview;
 pub mod pipeline;
 pub mod settings;
