@@ -209,7 +209,9 @@ fn encode(message: &Message, into: &mut Vec<u8>) {
         crc.update(part);
     }
     into.extend_from_slice(&crc.sum().to_le_bytes());
-    parts.iter().for_each(|part| into.extend_from_slice(part));
+    for part in parts {
+        into.extend_from_slice(part);
+    }
 }
 
 /// None at the end, and at a torn record, after which there is nothing that was acknowledged.

@@ -10,7 +10,7 @@ use farebox_core::kafka::Kafka;
 use farebox_core::{clock, config};
 use farebox_engines::artefacts::Artefacts;
 use farebox_metering::sources;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rdkafka::producer::FutureRecord;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -26,13 +26,16 @@ const SOON: Duration = Duration::from_secs(30);
 fn authority() -> CertifiedIssuer<'static, KeyPair> {
     let mut params = CertificateParams::new(Vec::new()).expect("parameters");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(DnType::CommonName, "authority");
     CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a certificate")
 }
 
 /// Certificate and key in PEM, and the certificate's SHA-256.
 fn issued(authority: &CertifiedIssuer<'static, KeyPair>, name: &str) -> (String, String, String) {
     let key = KeyPair::generate().expect("a key");
-    let params = CertificateParams::new(vec![name.to_owned()]).expect("parameters");
+    let mut params = CertificateParams::new(vec![name.to_owned()]).expect("parameters");
+    // OpenSSL takes a certificate with its issuer's name for self-signed.
+    params.distinguished_name.push(DnType::CommonName, name);
     let certificate = params.signed_by(&key, authority).expect("a certificate");
     (certificate.pem(), key.serialize_pem(), hex::encode(Sha256::digest(certificate.der())))
 }
@@ -157,7 +160,7 @@ pub async fn a_source_has_a_cluster_of_its_own(suite: &Suite) {
     assert!(!format!("{:?}", sign_in(PASSWORD)).contains(PASSWORD));
     // As Farebox would sign in to its own cluster.
     let cluster = Kafka::connect(&sign_in(PASSWORD)).expect("a client");
-    eventually("the broker answers", Duration::from_mins(1), || async { cluster.is_ready().await.then_some(()) }).await;
+    eventually("the broker answers", Duration::from_mins(2), || async { cluster.is_ready().await.then_some(()) }).await;
     assert!(!Kafka::connect(&sign_in("wrong")).expect("a client").is_ready().await, "a wrong password");
     // The same topic name in our own cluster would be another topic.
     let topic = "gateway";
