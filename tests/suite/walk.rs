@@ -57,7 +57,7 @@ impl World {
         workspace::update_portal(&mut tx, &ws, &mark, Some(&host)).await.expect("a host of its own");
         let consumer = of_name(&mut tx, &tenant.workspace, &format!("{mark}-initech")).await;
         let other_consumer = of_name(&mut tx, &tenant.workspace, "hooli").await;
-        let (key, _) = keys::issue(&mut tx, &tenant.workspace, &consumer, &format!("{mark}-key")).await.expect("a key");
+        let (key, _) = keys::issue(&mut tx, &suite.app.config, &tenant.workspace, &consumer, &format!("{mark}-key")).await.expect("a key");
         tx.commit().await.expect("PostgreSQL answers");
 
         let period = calendar::parse(&month.format("%Y-%m").to_string(), chrono_tz::UTC).expect("a month");
