@@ -160,7 +160,7 @@ pub async fn every_route_with_every_token(suite: &Suite) {
     let mut operations = operations(&description);
     // What reads first, so that it reads what is there.
     operations.sort_by_key(|operation| (operation.method != Method::GET, operation.path.clone()));
-    let mut table = String::new();
+    let (mut table, mut wrong) = (String::new(), String::new());
     for operation in &operations {
         let name = operation.name();
         let ask = async |by: &Tenant, token: Option<&str>| {
@@ -185,7 +185,7 @@ pub async fn every_route_with_every_token(suite: &Suite) {
         }
         let decides = operation.path.starts_with("/v1/decide/");
         let refused = if decides { StatusCode::UNAUTHORIZED } else { StatusCode::FORBIDDEN };
-        let mut open = Vec::new();
+        let (mut open, mut last) = (Vec::new(), String::new());
         for (scope, token) in &tokens {
             // Decisions are made from memory, which learns of a new token within a second.
             if decides && *scope == "decide" {
@@ -198,6 +198,7 @@ pub async fn every_route_with_every_token(suite: &Suite) {
                 continue;
             }
             let (status, body) = ask(&world.tenant, Some(token)).await;
+            last = format!("{status} {body}");
             if status == refused {
                 world.keeps_to_itself(&name, &body);
             } else {
@@ -206,15 +207,20 @@ pub async fn every_route_with_every_token(suite: &Suite) {
             assert!(*scope == "finance" || !world.tells_what_was_invoiced(&body), "{name} tells `{scope}` what was invoiced");
         }
         // A route that judges the body before the caller would answer 422 to all: give the walk one that fits.
-        assert!((1..tokens.len()).contains(&open.len()), "{name} is open to {open:?}");
+        if !(1..tokens.len()).contains(&open.len()) {
+            let _ = writeln!(wrong, "{name} is open to {open:?}: {last}");
+        }
         let (status, body) = ask(&stranger, Some(&stranger.token)).await;
         world.keeps_to_itself(&format!("{name} with another workspace's token"), &body);
         if operation.path.contains('{') && !decides && !operation.path.ends_with("/{format}") {
-            assert_eq!(status, StatusCode::NOT_FOUND, "{name} with another workspace's token: {body}");
+            if status != StatusCode::NOT_FOUND {
+                let _ = writeln!(wrong, "{name} with another workspace's token: {status} {body}");
+            }
         }
         let _ = writeln!(table, "{name:<52} {}", open.join(", "));
     }
     let mut lines: Vec<_> = table.lines().collect();
     lines.sort_by_key(|line| line.split_once(' ').map(|(method, rest)| (rest.to_owned(), method.to_owned())));
+    assert!(wrong.is_empty(), "{wrong}");
     insta::assert_snapshot!("scopes", lines.join("\n"));
 }
