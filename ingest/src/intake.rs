@@ -26,8 +26,9 @@ use crate::spool::{self, Spool};
 use crate::tally;
 use crate::verdict::{Reason, Rejection};
 
-/// Bytes of bodies (after decompression) that are worked on at once; more are answered with 503.
-const IN_FLIGHT_KIB: usize = 48 << 10;
+/// Bytes of bodies (after decompression) that are worked on at once; more are answered with 503. Decoded and encoded, each
+/// takes several times as much: this keeps a collector below 200 MiB.
+const IN_FLIGHT_KIB: usize = 16 << 10;
 /// Messages handed to the producer at once: its queue takes 100,000.
 const AT_ONCE: usize = 10_000;
 /// How long Kafka may take to acknowledge before the sender is told to try again.

@@ -307,7 +307,9 @@ fn new_state(found: &Found, ignored: bool) -> Option<FileState> {
 
 fn hash(parts: &[&[u8]]) -> String {
     let mut digest = Sha256::new();
-    parts.iter().for_each(|part| digest.update(part));
+    for part in parts {
+        digest.update(part);
+    }
     hex::encode(&digest.finalize()[..16])
 }
 
