@@ -14,6 +14,7 @@ pub const EVERY: &str = "*";
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schema(as = DecisionPolicy)]
 pub struct Policy {
     /// Days after an invoice's due date from which calls of who owes it are refused with 402; null: never.
     pub unpaid_grace_days: Option<u32>,

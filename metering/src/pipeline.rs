@@ -65,8 +65,13 @@ pub async fn status(app: &App, workspace: &WorkspaceId) -> Result<PipelineStatus
     // By remembered plans: only days that changed are looked at anew.
     let dirty = plan::plan(app, workspace, &Table::Billing.rollup(), ever).await?.dirty.len() as u64;
     let whole = Period { start, end: ever.end.min(until).max(start) };
-    let calls = usage::query(app, &usage::UsageQuery::new(workspace, "calls", whole)).await?;
-    let counted = calls.rows.first().and_then(|row| row.value.to_plain_string().parse().ok()).unwrap_or(0);
+    // Empty while the first event's minute is still running.
+    let counted = if whole.start < whole.end {
+        let calls = usage::query(app, &usage::UsageQuery::new(workspace, "calls", whole)).await?;
+        calls.rows.first().and_then(|row| row.value.to_plain_string().parse().ok()).unwrap_or(0)
+    } else {
+        0
+    };
     let deliveries = progress.sources.iter().map(|s| s.deliveries).sum::<u64>();
     Ok(PipelineStatus {
         deliveries,

@@ -99,17 +99,20 @@ impl Browser {
         .await;
     }
 
-    /// Signed in with a session made elsewhere. A page of the host must be open.
-    pub async fn sign_in(&self, host: &str, name: &str, token: &str) {
-        let cookie = fantoccini::cookies::Cookie::build((name.to_owned(), token.to_owned())).domain(host.to_owned()).path("/").build();
-        self.page.add_cookie(cookie).await.expect("a cookie of the open page's host");
+    /// Signed in at `base` with a session made elsewhere.
+    pub async fn sign_in(&self, base: &str, name: &str, token: &str) {
+        self.chromium("Network.setCookie", json!({ "name": name, "value": token, "url": base, "path": "/" })).await;
     }
 
     /// As on a screen of this width, in this colour scheme (`light`, `dark`).
     pub async fn screen(&self, width: u32, scheme: &str) {
         let metrics = json!({ "width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": width < 500 });
         self.chromium("Emulation.setDeviceMetricsOverride", metrics).await;
-        let media = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
+        // Without motion, so that no colour is looked at halfway to another.
+        let media = json!({ "features": [
+            { "name": "prefers-color-scheme", "value": scheme },
+            { "name": "prefers-reduced-motion", "value": "reduce" },
+        ] });
         self.chromium("Emulation.setEmulatedMedia", media).await;
     }
 

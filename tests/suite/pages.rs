@@ -35,7 +35,7 @@ settled.then(() => axe.run(document, { runOnly: rules, resultTypes: ['violations
 /// Pages of a side, as its most powerful role sees them.
 fn pages(side: Side) -> Vec<&'static str> {
     let is_page = |path: &str| {
-        let file = path.ends_with(".csv") || path.ends_with("/body");
+        let file = path.ends_with(".csv") || path.ends_with(".pdf") || path.ends_with("/body");
         let part = ["/usage/tail", "/start/seen", "/payment/return"].contains(&path) || path.contains("/welcome/");
         !file && !part
     };
@@ -129,7 +129,7 @@ pub async fn everybody_can_use_every_page(suite: &Suite) {
         for path in pages(side).into_iter().filter(|path| open.contains(path)) {
             checker.check(path, &format!("{base}{path}")).await;
         }
-        browser.sign_in(&world.host, cookie_name(side, false), session.token.reveal()).await;
+        browser.sign_in(&base, cookie_name(side, false), session.token.reveal()).await;
         for path in pages(side).into_iter().filter(|path| !open.contains(path)) {
             checker.check(path, &format!("{base}{}", world.fill(path))).await;
         }

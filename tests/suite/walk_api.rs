@@ -120,7 +120,8 @@ impl Walk<'_> {
                 "plan" | "to_plan" => json!(format!("{}-plan", self.world.mark)),
                 "currency" => json!("USD"),
                 "period" => json!("2026-01"),
-                "amount" => json!("1.00"),
+                "amount" | "quantity" => json!("1.00"),
+                "brokers" => json!("kafka.walk.example:9092"),
                 "email" => json!("someone@walk.example"),
                 "url" => json!("https://hooks.walk.example/"),
                 "from" | "since" | "at" => json!(from),
@@ -167,7 +168,10 @@ pub async fn every_route_with_every_token(suite: &Suite) {
             let request = walk.request(operation, by);
             let request = token.into_iter().fold(request, |request, token| request.header("x-farebox-token", token));
             let answer = request.send().await.expect("an answer");
-            let (status, body) = (answer.status(), answer.text().await.expect("a body"));
+            let status = answer.status();
+            // A stream of events has no end.
+            let endless = answer.headers().get("content-type").is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
+            let body = if endless { String::new() } else { answer.text().await.expect("a body") };
             assert!(!status.is_server_error(), "{name}: {status} {body}");
             (status, body)
         };
@@ -212,7 +216,10 @@ pub async fn every_route_with_every_token(suite: &Suite) {
         }
         let (status, body) = ask(&stranger, Some(&stranger.token)).await;
         world.keeps_to_itself(&format!("{name} with another workspace's token"), &body);
-        if operation.path.contains('{') && !decides && !operation.path.ends_with("/{format}") {
+        // Where the path names a thing, and not what everybody has, nor what would be made under that name.
+        let everybodys = ["{format}", "{system}", "{report}", "{period}"].iter().any(|part| operation.path.contains(part));
+        let made = operation.method == Method::PUT && operation.path == "/api/v1/provisioning/{name}";
+        if operation.path.contains('{') && !decides && !everybodys && !made {
             if status != StatusCode::NOT_FOUND {
                 let _ = writeln!(wrong, "{name} with another workspace's token: {status} {body}");
             }

@@ -16,6 +16,7 @@ use super::desired::kong_period;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = GatewayKind)]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
 pub enum Kind {
     Apisix,

@@ -41,6 +41,7 @@ async fn put(State(app): State<App>, Caller(caller): Caller, Json(new): Json<Pol
 
 #[derive(Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = DunningPause)]
 struct Pause {
     until: DateTime<Utc>,
     /// Why, for whoever asks later.

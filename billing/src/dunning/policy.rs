@@ -14,6 +14,7 @@ const LONGEST_DAYS: i32 = 3650;
 /// Days are counted from an invoice's due date.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = DunningPolicy)]
 pub struct Policy {
     /// On which days the payer is reminded, ascending; 0 is the due date.
     #[serde(default)]

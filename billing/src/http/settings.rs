@@ -53,7 +53,11 @@ pub(super) async fn get_consumer(
     Path(id): Path<String>,
 ) -> Result<axum::Json<ConsumerBilling>, Problem> {
     caller.require(Scope::Finance)?;
-    Ok(axum::Json(settings::of_consumer(&mut *app.pg.acquire().await?, &caller.workspace, &consumer_of(&id)?).await?))
+    let (mut conn, consumer) = (app.pg.acquire().await?, consumer_of(&id)?);
+    if farebox_metering::consumers::get(&mut conn, &caller.workspace, &consumer).await?.is_none() {
+        return Err(crate::BillingError::NotFound("consumer").into());
+    }
+    Ok(axum::Json(settings::of_consumer(&mut conn, &caller.workspace, &consumer).await?))
 }
 
 /// Sets a consumer's currency and whether tax is charged.

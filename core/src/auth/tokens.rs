@@ -27,6 +27,7 @@ pub struct Limits {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = TokenKind)]
 pub enum Kind {
     /// Sent as `Authorization: Bearer` or `X-Farebox-Token`.
     #[default]

@@ -17,6 +17,7 @@ use crate::timelines::BEGINNING;
 
 #[derive(Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = NewConsumer)]
 pub(super) struct NewBody {
     name: String,
     #[serde(default)]

@@ -20,6 +20,7 @@ use crate::filter::Test;
 
 #[derive(Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = NewCorrection)]
 pub(super) struct NewBody {
     action: Action,
     /// Identities, as `/api/v1/events` shows them. Or else `filter`, with `from` and `to`.
