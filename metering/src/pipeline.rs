@@ -10,8 +10,11 @@ use farebox_core::ids::WorkspaceId;
 use farebox_core::kafka::EVENTS;
 use farebox_core::period::{Period, floor_minute};
 use farebox_core::{App, clock};
+use rdkafka::ClientContext;
 use rdkafka::TopicPartitionList;
-use rdkafka::consumer::{BaseConsumer, Consumer, DefaultConsumerContext};
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::KafkaError;
 use serde::{Deserialize, Serialize};
 
 use crate::completeness::{self, SourceProgress};
@@ -105,7 +108,7 @@ pub async fn lag(app: &App) -> Option<Vec<PartitionLag>> {
         let consumer = match consumer {
             Some(consumer) => consumer,
             // Not subscribed, so it asks about the group without being a member. Kept: connecting costs most.
-            None => Arc::new(kafka.base_consumer(GROUP, DefaultConsumerContext).ok()?),
+            None => Arc::new(kafka.base_consumer(GROUP, Quiet).ok()?),
         };
         let lag = ask_kafka(&consumer, &topic);
         known().insert(topic, Known { consumer, lag: Some((Instant::now(), lag.clone())) });
@@ -116,8 +119,23 @@ pub async fn lag(app: &App) -> Option<Vec<PartitionLag>> {
 
 const LAG_HOLDS: Duration = Duration::from_secs(1);
 
+/// A broker that is away is told of by those who need it, and seen as no lag here; at the end this client outlives Kafka.
+struct Quiet;
+
+impl ClientContext for Quiet {
+    fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(facility, "{message}");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!("{error}: {reason}");
+    }
+}
+
+impl ConsumerContext for Quiet {}
+
 struct Known {
-    consumer: Arc<BaseConsumer>,
+    consumer: Arc<BaseConsumer<Quiet>>,
     lag: Option<(Instant, Option<Vec<PartitionLag>>)>,
 }
 
@@ -128,7 +146,7 @@ fn known() -> MutexGuard<'static, HashMap<String, Known>> {
     KNOWN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn ask_kafka(consumer: &BaseConsumer, topic: &str) -> Option<Vec<PartitionLag>> {
+fn ask_kafka(consumer: &BaseConsumer<Quiet>, topic: &str) -> Option<Vec<PartitionLag>> {
     let timeout = Duration::from_secs(2);
     let metadata = consumer.fetch_metadata(Some(topic), timeout).ok()?;
     let mut list = TopicPartitionList::new();

@@ -246,7 +246,7 @@ pub async fn coupons_and_credits_on_an_invoice(suite: &Suite) {
     );
     assert!(audit::invoice(app, ws, &invoice.id).await.expect("audited").equal);
     let balance = async |id| {
-        credits::get(&mut *app.pg.acquire().await.expect("PostgreSQL"), ws, id).await.expect("found").expect("there").balance.minor
+        credits::get(&mut app.pg.acquire().await.expect("PostgreSQL"), ws, id).await.expect("found").expect("there").balance.minor
     };
     assert_eq!((balance(&welcome).await, balance(&bought).await), (0, 0));
 
@@ -278,7 +278,7 @@ pub async fn a_threshold_is_billed_within_the_period(suite: &Suite) {
     let hour = |n| Period { start: this.start + TimeDelta::hours(n), end: this.start + TimeDelta::hours(n + 1) };
     business.send(app, "a", hour(0), 9, 1).await;
     let mut workspace =
-        workspace::by_id(&mut *app.pg.acquire().await.expect("PostgreSQL"), &business.ws).await.expect("PostgreSQL").expect("there");
+        workspace::by_id(&mut app.pg.acquire().await.expect("PostgreSQL"), &business.ws).await.expect("PostgreSQL").expect("there");
     assert_eq!(close::bill_thresholds(app, &workspace).await.expect("looked"), [], "18 of 20");
     business.send(app, "a", hour(1), 6, 1).await;
     assert_eq!(close::bill_thresholds(app, &workspace).await.expect("billed").len(), 1);
@@ -295,7 +295,7 @@ pub async fn a_threshold_is_billed_within_the_period(suite: &Suite) {
     );
     assert!(audit::invoice(app, &business.ws, &found[1].id).await.expect("audited").equal);
     workspace.clock =
-        workspace::by_id(&mut *app.pg.acquire().await.expect("PostgreSQL"), &business.ws).await.expect("PostgreSQL").expect("there").clock;
+        workspace::by_id(&mut app.pg.acquire().await.expect("PostgreSQL"), &business.ws).await.expect("PostgreSQL").expect("there").clock;
     assert_eq!(close::bill_corrections(app, &workspace, true).await.expect("looked"), []);
 }
 

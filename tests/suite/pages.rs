@@ -35,7 +35,7 @@ settled.then(() => axe.run(document, { runOnly: rules, resultTypes: ['violations
 /// Pages of a side, as its most powerful role sees them.
 fn pages(side: Side) -> Vec<&'static str> {
     let is_page = |path: &str| {
-        let file = path.ends_with(".csv") || path.ends_with(".pdf") || path.ends_with("/body");
+        let file = path.ends_with("/body") || Path::new(path).extension().is_some_and(|kind| kind == "csv" || kind == "pdf");
         let part = ["/usage/tail", "/start/seen", "/payment/return"].contains(&path) || path.contains("/welcome/");
         !file && !part
     };

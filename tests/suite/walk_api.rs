@@ -219,10 +219,9 @@ pub async fn every_route_with_every_token(suite: &Suite) {
         // Where the path names a thing, and not what everybody has, nor what would be made under that name.
         let everybodys = ["{format}", "{system}", "{report}", "{period}"].iter().any(|part| operation.path.contains(part));
         let made = operation.method == Method::PUT && operation.path == "/api/v1/provisioning/{name}";
-        if operation.path.contains('{') && !decides && !everybodys && !made {
-            if status != StatusCode::NOT_FOUND {
-                let _ = writeln!(wrong, "{name} with another workspace's token: {status} {body}");
-            }
+        let names = operation.path.contains('{') && !decides && !everybodys && !made;
+        if names && status != StatusCode::NOT_FOUND {
+            let _ = writeln!(wrong, "{name} with another workspace's token: {status} {body}");
         }
         let _ = writeln!(table, "{name:<52} {}", open.join(", "));
     }
