@@ -17,6 +17,7 @@ use super::harness::{Api, PATIENCE, config, scratch};
 #[ignore = "run by the tests of this file as a child process"]
 async fn serve_as_a_child() {
     let Ok(data) = std::env::var("FAREBOX_STRIPE_DATA") else { return };
+    farebox_core::tls::install();
     let serving = start(config(data.into())).await.unwrap();
     println!("\nlistening {}", serving.url);
     panic!("{:?}", serving.wait().await);
