@@ -12,6 +12,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("0002_access.sql", include_str!("../../migrations/clickhouse/0002_access.sql")),
     ("0003_ingest.sql", include_str!("../../migrations/clickhouse/0003_ingest.sql")),
     ("0101_meters.sql", include_str!("../../migrations/clickhouse/0101_meters.sql")),
+    ("0102_tiers.sql", include_str!("../../migrations/clickhouse/0102_tiers.sql")),
     ("0350_dead_letters.sql", include_str!("../../migrations/clickhouse/0350_dead_letters.sql")),
     ("0401_decisions.sql", include_str!("../../migrations/clickhouse/0401_decisions.sql")),
 ];

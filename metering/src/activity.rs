@@ -7,13 +7,17 @@ use chrono::{DateTime, NaiveDate, Utc};
 use chrono_tz::Tz;
 use clickhouse::Row;
 use farebox_core::App;
-use farebox_core::event::REQUEST;
 use farebox_core::ids::WorkspaceId;
-use farebox_core::period::Period;
+use farebox_core::period::{Period, local_date};
 use serde::Deserialize;
 
 use crate::facts::{Column, Facts, Table};
+use crate::plan::{self, Whole};
 use crate::{MeteringError, rule};
+
+/// On rows of the routes rollup and on attributed events.
+pub(crate) const QUALIFIES: &str = "consumer != '' AND type = 'farebox.request.v1' AND status >= 200 AND status < 400 \
+     AND environment IN ('', 'production') AND marker NOT IN ('health_check', 'mirror')";
 
 /// The day that ClickHouse and Unix count from, in chrono's count.
 const UNIX_DAY: i32 = 719_163;
@@ -61,7 +65,7 @@ pub async fn days(app: &App, calls: &Calls, zone: Tz) -> Result<Vec<ActiveDay>, 
         return Ok(Vec::new());
     }
     let outer = "SELECT who, toInt32(toRelativeDayNum(minute, {zone:String})) AS day, sum(n) AS calls FROM ({facts}) GROUP BY who, day ORDER BY who, day";
-    let found = calls.query(app, outer).await?.param("zone", zone.name()).fetch_all::<Found>().await?;
+    let found = calls.query(app, outer, &one_day(zone)).await?.param("zone", zone.name()).fetch_all::<Found>().await?;
     let day = |n: i32| NaiveDate::from_num_days_from_ce_opt(n + UNIX_DAY).unwrap_or_default();
     Ok(found.into_iter().map(|row| ActiveDay { who: row.who, day: day(row.day), calls: row.calls }).collect())
 }
@@ -77,7 +81,7 @@ pub async fn first(app: &App, calls: &Calls) -> Result<Vec<(String, DateTime<Utc
         return Ok(Vec::new());
     }
     let outer = "SELECT who, toUnixTimestamp64Micro(min(first_at)) AS at FROM ({facts}) GROUP BY who ORDER BY who";
-    let found = calls.query(app, outer).await?.fetch_all::<Found>().await?;
+    let found = calls.query(app, outer, &plan::any).await?.fetch_all::<Found>().await?;
     Ok(found.into_iter().map(|row| (row.who, instant(row.at))).collect())
 }
 
@@ -103,11 +107,17 @@ pub async fn first_since(
         let whos: Vec<_> = part.iter().map(|(who, _)| who.as_str()).collect();
         let sinces: Vec<_> = part.iter().map(|(_, at)| at.timestamp_micros()).collect();
         let narrowed = Calls { period, ..calls.clone() };
-        let query = narrowed.query(app, outer).await?.param("whos", whos).param("sinces", sinces);
+        let query = narrowed.query(app, outer, &plan::never).await?.param("whos", whos).param("sinces", sinces);
         let found = query.fetch_all::<Found>().await?;
         all.extend(found.into_iter().map(|row| (row.who, instant(row.at))));
     }
     Ok(all)
+}
+
+/// Whether a stretch lies in one day.
+fn one_day(zone: Tz) -> impl Fn(u32, u32) -> bool + Sync {
+    let date = move |seconds: u32| DateTime::from_timestamp(i64::from(seconds), 0).map(|at| local_date(at, zone));
+    move |start, end| date(start) == date(end - 60)
 }
 
 fn instant(micros: i64) -> DateTime<Utc> {
@@ -115,16 +125,13 @@ fn instant(micros: i64) -> DateTime<Utc> {
 }
 
 impl Calls {
-    async fn query(&self, app: &App, outer: &str) -> Result<clickhouse::query::Query, MeteringError> {
+    async fn query(&self, app: &App, outer: &str, whole: &Whole<'_>) -> Result<clickhouse::query::Query, MeteringError> {
         let rule = rule::current(&mut *app.pg.acquire().await?, &self.workspace).await?.1;
         let who = match self.unit {
             Unit::Consumer => "consumer",
             Unit::Credential => "credential",
         };
-        let mut filter = format!(
-            "{who} != '' AND consumer != '' AND type = '{REQUEST}' AND status >= 200 AND status < 400 \
-             AND environment IN ('', 'production') AND marker NOT IN ('health_check', 'mirror')"
-        );
+        let mut filter = format!("{who} != '' AND {QUALIFIES}");
         let only = [("api", &self.api), ("api_version", &self.api_version), ("route", &self.route)];
         for (column, value) in only {
             if value.is_some() {
@@ -138,15 +145,9 @@ impl Calls {
             Column::new("first_at", "first", "time"),
             Column::new("last_at", "last", "time"),
         ];
-        let facts = Facts {
-            table: Table::Routes,
-            period: self.period,
-            columns,
-            rolled: filter.clone(),
-            raw: filter,
-            scope: String::new(),
-            rule: &rule,
-        };
+        let table = if only.iter().all(|(_, value)| value.is_none()) { Table::Activity } else { Table::Routes };
+        let facts =
+            Facts { table, period: self.period, whole, columns, rolled: filter.clone(), raw: filter, scope: String::new(), rule: &rule };
         let mut query = facts.query(app, &self.workspace, outer).await?;
         for (column, value) in only {
             if let Some(value) = value {

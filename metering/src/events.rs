@@ -14,7 +14,7 @@ use crate::filter::Filter;
 use crate::meters::{self, Meter};
 use crate::selection::Selection;
 use crate::usage::unknown_meter;
-use crate::{MeteringError, rule};
+use crate::{MeteringError, plan, rule};
 
 #[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct Event {
@@ -168,7 +168,8 @@ pub(crate) async fn list_of_minutes(app: &App, asked: &EventsQuery, minutes: Opt
     if asked.before.is_some() {
         raw.push_str(" AND (toUnixTimestamp64Micro(time), id) < ({before_at:Int64}, {before_id:String})");
     }
-    let facts = Facts { table: Table::Raw, period: asked.period, columns, rolled: String::new(), raw, scope, rule: &rule };
+    let facts =
+        Facts { table: Table::Raw, period: asked.period, whole: &plan::never, columns, rolled: String::new(), raw, scope, rule: &rule };
     let outer = format!(
         "SELECT id, at, received, words, status, latency_us, request_bytes, response_bytes, counted, properties, seen, valid FROM ({{facts}}) \
          ORDER BY at DESC, id DESC LIMIT {}",

@@ -1,5 +1,5 @@
-//! Where numbers come from: rollup rows of minutes that are clean, and raw events of those that are not, by one
-//! [`plan`]. Together exact, and fresh as soon as an event is stored.
+//! Where numbers come from: rollup rows of days, hours and minutes that are clean, and raw events of minutes that are
+//! not, by one [`plan`]. Together exact, and fresh as soon as an event is stored.
 
 use std::sync::Arc;
 
@@ -14,11 +14,14 @@ use crate::dimension::Dimension;
 use crate::filter::Parameters;
 use crate::measure::{Measure, own_filters};
 use crate::meters::Meter;
+use crate::plan::{self, Runs};
 use crate::rule::CountingRule;
-use crate::{MeteringError, plan};
+use crate::tiers::Tier;
+use crate::{MeteringError, activity};
 
-/// With more dirty minutes than this, everything is read from events.
-const MOST_DIRTY: usize = 5000;
+/// More dirty minutes than this are named as spans, where that is shorter.
+const MOST_LISTED: usize = 5000;
+const MOST_SPANS: usize = 1000;
 
 /// What a question needs to know of events, from slim to full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,6 +37,8 @@ pub(crate) enum Needs {
 pub(crate) enum Table {
     Billing,
     Routes,
+    /// Calls that qualify, by day; hours and minutes are those of `Routes`.
+    Activity,
     /// The rollup of a meter's own.
     Meter(Arc<MeterTable>),
     Raw,
@@ -80,22 +85,73 @@ impl MeterTable {
 impl Table {
     pub const COMMON: [Self; 2] = [Self::Billing, Self::Routes];
 
-    /// Its name in `rollup_gen`.
+    /// Its minutes' name in `rollup_gen`.
     pub fn rollup(&self) -> String {
-        match self {
-            Self::Meter(table) => format!("{METER}{}", table.name),
-            other => other.name().to_owned(),
+        self.rollup_of(Tier::Minute)
+    }
+
+    /// A tier's name in `rollup_gen`.
+    pub fn rollup_of(&self, tier: Tier) -> String {
+        match (self, tier) {
+            (Self::Meter(table), Tier::Minute) => format!("{METER}{}", table.name),
+            (Self::Meter(table), tier) => format!("{METER}{}{}", table.name, tier.suffix()),
+            (other, Tier::Minute) => other.name_of(tier).to_owned(),
+            (other, tier) => format!("{}{}", other.name_of(tier), tier.suffix()),
         }
     }
 
-    /// The table that holds it.
+    /// The table that holds its minutes.
     pub fn name(&self) -> &'static str {
-        match self {
-            Self::Billing => "billing_minute",
-            Self::Routes => "routes_minute",
-            Self::Meter(_) => "meter_minute",
-            Self::Raw => "events",
+        self.name_of(Tier::Minute)
+    }
+
+    /// The table that holds a tier.
+    pub fn name_of(&self, tier: Tier) -> &'static str {
+        match (self, tier) {
+            (Self::Billing, Tier::Minute) => "billing_minute",
+            (Self::Billing, Tier::Hour) => "billing_hour",
+            (Self::Billing, Tier::Day(_)) => "billing_day",
+            (Self::Routes | Self::Activity, Tier::Minute) => "routes_minute",
+            (Self::Routes | Self::Activity, Tier::Hour) => "routes_hour",
+            (Self::Routes, Tier::Day(_)) => "routes_day",
+            (Self::Activity, Tier::Day(_)) => "activity_day",
+            (Self::Meter(_), Tier::Minute) => "meter_minute",
+            (Self::Meter(_), Tier::Hour) => "meter_hour",
+            (Self::Meter(_), Tier::Day(_)) => "meter_day",
+            (Self::Raw, _) => "events",
         }
+    }
+
+    /// `INSERT INTO <a tier> ...` of the buckets of `bucket` (seconds since 1970, of a row of `from`, the finer tier),
+    /// restricted by `only`.
+    pub fn fill_tier(&self, tier: Tier, from: Tier, bucket: &str, only: &str, generation: u64) -> String {
+        let measures: Vec<_> = match self {
+            Self::Meter(table) => table.measures.iter().map(|(name, _)| *name).collect(),
+            Self::Activity => vec!["events", "first", "last"],
+            other => other.measures().iter().map(|(name, _)| *name).collect(),
+        };
+        let (columns, only) = match self {
+            Self::Meter(table) => (format!("meter, {METER_DIMENSIONS}"), format!("meter = '{}' AND {only}", table.name)),
+            Self::Activity => ("consumer, minute, credential".to_owned(), format!("{} AND {only}", activity::QUALIFIES)),
+            other => (other.dimensions().to_owned(), only.to_owned()),
+        };
+        let dimensions: Vec<_> = columns.split(", ").map(|name| if name == "minute" { "of_bucket" } else { name }).collect();
+        let dimensions = dimensions.join(", ");
+        let merged: Vec<_> = measures.iter().map(|name| merged(name)).collect();
+        format!(
+            "INSERT INTO {} (rollup, workspace, {columns}, {}, gen) SELECT '{}', {{ws:String}}, {dimensions}, {}, toUInt64({generation}) FROM \
+             (SELECT *, toDateTime({bucket}, 'UTC') AS of_bucket FROM {} WHERE workspace = {{ws:String}} AND {only}) GROUP BY {dimensions}",
+            self.name_of(tier),
+            measures.join(", "),
+            self.rollup_of(tier),
+            merged.join(", "),
+            self.source().name_of(from),
+        )
+    }
+
+    /// Whose finer tiers this one is filled from.
+    pub fn source(&self) -> &Self {
+        if matches!(self, Self::Activity) { &Self::Routes } else { self }
     }
 
     /// `INSERT INTO <rollup> ...` from attributed events, as one generation; with what it binds.
@@ -134,7 +190,7 @@ impl Table {
                 "consumer, minute, subscription, plan, credential, environment, api, api_version, route, method, type, marker, status, counted, reason"
             }
             Self::Meter(_) => METER_DIMENSIONS,
-            Self::Raw => "",
+            Self::Activity | Self::Raw => "",
         }
     }
 
@@ -150,9 +206,22 @@ impl Table {
                 ("first", "min(time)"),
                 ("last", "max(time)"),
             ],
-            Self::Meter(_) | Self::Raw => &[],
+            Self::Activity | Self::Meter(_) | Self::Raw => &[],
         }
     }
+}
+
+/// A measure of several rows as one.
+fn merged(name: &str) -> String {
+    let function = match name {
+        "first" | "least" => "min",
+        "last" | "most" => "max",
+        "uniques" => "uniqExactMergeState",
+        "newest" => "argMaxMergeState",
+        "spread" => "quantileExactMergeState",
+        _ => "sum",
+    };
+    format!("{function}({name})")
 }
 
 /// Before a meter's name in `rollup_gen`.
@@ -183,6 +252,9 @@ pub(crate) struct Facts<'a> {
     pub table: Table,
     pub period: Period,
     pub columns: Vec<Column>,
+    /// Whether the question takes everything in [start, end), in seconds since 1970, together: such a stretch may be
+    /// answered by one bucket.
+    pub whole: &'a plan::Whole<'a>,
     /// Condition on rows of the rollup; empty for none.
     pub rolled: String,
     /// Condition on attributed events; empty for none.
@@ -198,24 +270,17 @@ impl Facts<'_> {
         if matches!(self.table, Table::Raw) {
             return Ok(bound(app, workspace, &self.raw_sql(outer)));
         }
-        let plan = plan::plan(app, workspace, &self.table.rollup(), self.period).await?;
-        if plan.dirty.len() > MOST_DIRTY {
-            return Ok(bound(app, workspace, &self.raw_sql(outer)));
-        }
+        let (plan, zone) = plan::plan(app, workspace, &self.table, self.period, self.whole).await?;
         let mut branches = Vec::new();
-        if !plan.starts.is_empty() {
-            branches.push(self.rolled_sql());
+        for (tier, runs) in [(Tier::Day(zone), &plan.days), (Tier::Hour, &plan.hours), (Tier::Minute, &plan.minutes)] {
+            if !runs.is_empty() {
+                branches.push(self.rolled_sql(tier, runs));
+            }
         }
         if branches.is_empty() || !plan.dirty.is_empty() {
-            let minutes: Vec<_> = plan.dirty.iter().map(u32::to_string).collect();
-            let minutes = if minutes.is_empty() { "0".to_owned() } else { minutes.join(", ") };
-            branches.push(self.events_sql(&format!("AND toStartOfMinute(time) IN ({minutes})")));
+            branches.push(self.events_sql(&dirty_sql(&plan)));
         }
-        let query = bound(app, workspace, &outer.replace("{facts}", &branches.join(" UNION ALL ")));
-        if plan.starts.is_empty() {
-            return Ok(query);
-        }
-        Ok(query.param("plan_starts", plan.starts).param("plan_gens", plan.gens))
+        Ok(bound(app, workspace, &outer.replace("{facts}", &branches.join(" UNION ALL "))))
     }
 
     /// From events alone, whatever the table.
@@ -229,17 +294,37 @@ impl Facts<'_> {
         format!("SELECT {} FROM ({}) WHERE {}{}", columns.join(", "), attributed(self.rule, &scope), exact(self.period), and(&self.raw))
     }
 
-    fn rolled_sql(&self) -> String {
+    fn rolled_sql(&self, tier: Tier, runs: &Runs) -> String {
         let columns: Vec<_> = self.columns.iter().map(|c| format!("{} AS {}", c.rolled, c.name)).collect();
+        // Of the calls by day only those that qualify are there.
+        let condition = if matches!((&self.table, tier), (Table::Activity, Tier::Day(_))) { "" } else { &self.rolled };
         format!(
-            "SELECT {} FROM {} WHERE workspace = {{ws:String}} {} AND gen = transform(roundDown(toUnixTimestamp(minute), {{plan_starts:Array(UInt32)}}), \
-             {{plan_starts:Array(UInt32)}}, {{plan_gens:Array(UInt64)}}, toUInt64(0)){}",
+            "SELECT {} FROM {} WHERE workspace = {{ws:String}} {} AND {}{}",
             columns.join(", "),
-            self.table.name(),
+            self.table.name_of(tier),
             range("minute", plan::whole_and_cut(self.period).0),
-            and(&self.rolled)
+            runs.sql("minute"),
+            and(condition)
         )
     }
+}
+
+/// Which events are read: those of dirty minutes.
+fn dirty_sql(plan: &plan::Plan) -> String {
+    if plan.dirty.len() > MOST_LISTED && plan.spans.len() <= MOST_SPANS {
+        let spans: Vec<_> = plan
+            .spans
+            .iter()
+            .map(|(first, last)| {
+                let (first, last) = (minute_sql(i64::from(*first)), minute_sql(i64::from(*last)));
+                format!("(toStartOfMinute(time) >= {first} AND toStartOfMinute(time) <= {last})")
+            })
+            .collect();
+        return format!("AND ({})", spans.join(" OR "));
+    }
+    let minutes: Vec<_> = plan.dirty.iter().map(u32::to_string).collect();
+    let minutes = if minutes.is_empty() { "0".to_owned() } else { minutes.join(", ") };
+    format!("AND toStartOfMinute(time) IN ({minutes})")
 }
 
 /// The query with the workspace bound, in the manner all reads here have.

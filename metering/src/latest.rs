@@ -9,7 +9,7 @@ use farebox_core::period::Period;
 use serde::Deserialize;
 
 use crate::facts::{Column, Facts, Table};
-use crate::{MeteringError, rule};
+use crate::{MeteringError, plan, rule};
 
 /// One request as it was counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +74,7 @@ pub async fn calls(
         let facts = Facts {
             table: Table::Raw,
             period: Period { start, end: period.end },
+            whole: &plan::never,
             columns: columns.clone(),
             rolled: String::new(),
             raw: filter.clone(),
@@ -118,7 +119,16 @@ pub async fn last_used(
     let rule = rule::current(&mut *app.pg.acquire().await?, workspace).await?.1;
     let columns = vec![Column::new("credential", "credential", "credential"), Column::new("last_at", "last", "time")];
     let own = "consumer = {consumer:String}".to_owned();
-    let facts = Facts { table: Table::Routes, period, columns, rolled: own.clone(), raw: own, scope: String::new(), rule: &rule };
+    let facts = Facts {
+        table: Table::Routes,
+        period,
+        whole: &plan::any,
+        columns,
+        rolled: own.clone(),
+        raw: own,
+        scope: String::new(),
+        rule: &rule,
+    };
     let outer = "SELECT credential, toUnixTimestamp64Micro(max(last_at)) AS at FROM ({facts}) GROUP BY credential";
     let found: Vec<Last> = facts.query(app, workspace, outer).await?.param("consumer", consumer.as_str()).fetch_all().await?;
     Ok(found.into_iter().map(|row| (row.credential.parse().ok(), DateTime::from_timestamp_micros(row.at).unwrap_or_default())).collect())

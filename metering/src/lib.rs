@@ -52,6 +52,7 @@ pub mod sources;
 pub mod store;
 mod sync;
 pub mod tail;
+pub mod tiers;
 pub mod timelines;
 pub mod unattributed;
 pub mod usage;

@@ -66,7 +66,7 @@ pub async fn status(app: &App, workspace: &WorkspaceId) -> Result<PipelineStatus
     let (start, until) = (at(touched.first, 0), floor_minute(as_of));
     let ever = Period { start, end: at(touched.last, 60) };
     // By remembered plans: only days that changed are looked at anew.
-    let dirty = plan::plan(app, workspace, &Table::Billing.rollup(), ever).await?.dirty.len() as u64;
+    let dirty = plan::plan(app, workspace, &Table::Billing, ever, &plan::any).await?.0.dirty.len() as u64;
     let whole = Period { start, end: ever.end.min(until).max(start) };
     // Empty while the first event's minute is still running.
     let counted = if whole.start < whole.end {

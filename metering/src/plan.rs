@@ -1,54 +1,112 @@
-//! Which minutes can be answered from a rollup, by which generation, and which must be read from their events.
+//! Which buckets answer a question: clean days, clean hours of the other days, clean minutes of the other hours, and the
+//! minutes that must be read from their events. Each minute is answered by exactly one of them.
 //!
-//! The plan of a day is remembered and holds while nothing in the day was touched, which one small sum tells; so a
-//! question about months costs little more than one about today. A remembered generation is always still there:
-//! superseded ones are deleted an hour after they were superseded, and no plan is remembered that long.
+//! Whether a day is clean is asked each time, by two small sums. What is inside a day that is not answered as a whole is
+//! remembered, and holds while nothing in the day was touched. A remembered generation is always still there: superseded
+//! ones are deleted an hour after they were superseded, and nothing is remembered that long.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
+use chrono_tz::Tz;
 use clickhouse::Row;
-use farebox_core::App;
 use farebox_core::ids::WorkspaceId;
-use farebox_core::period::{Period, floor_minute};
+use farebox_core::period::{Period, floor_minute, local_date, start_of_day};
+use farebox_core::{App, workspace as workspaces};
 use serde::Deserialize;
 
 use crate::MeteringError;
-use crate::facts::bound;
+use crate::facts::{Table, bound, minute_sql};
+use crate::tiers::{HOUR, Tier, bucket_sql};
 
-const DAY: u32 = 86_400;
-/// How long a day's plan is trusted.
+/// How long the inside of a day is trusted: for long once all of its hours are rolled up.
 const REMEMBER: Duration = Duration::from_secs(600);
-/// Runs remembered over all days, some 16 bytes each.
-const MOST_RUNS: usize = 1_000_000;
+const REMEMBER_SHORTLY: Duration = Duration::from_secs(30);
+/// Minutes remembered over all days, 16 bytes each.
+const MOST_MINUTES: usize = 1_000_000;
+/// A longer question first asks in which time there are any events.
+const LONG: TimeDelta = TimeDelta::days(400);
 
-/// Rows of `minute` are current when their generation is that of the last run that starts at or before it.
+/// Whether a question takes [start, end), in seconds since 1970, together.
+pub(crate) type Whole<'a> = dyn Fn(u32, u32) -> bool + Sync + 'a;
+
+/// A question about a period as one.
+pub(crate) fn any(_: u32, _: u32) -> bool {
+    true
+}
+
+/// A question that needs minutes.
+pub(crate) fn never(_: u32, _: u32) -> bool {
+    false
+}
+
+/// Rows of a bucket are current when their generation is that of the last run that starts at or before it; 0, which is
+/// no generation, where another tier or the events answer.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Runs {
+    starts: Vec<u32>,
+    gens: Vec<u64>,
+}
+
+impl Runs {
+    pub fn push(&mut self, start: u32, generation: u64) {
+        if self.gens.last() != Some(&generation) {
+            self.starts.push(start);
+            self.gens.push(generation);
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.gens.iter().all(|generation| *generation == 0)
+    }
+
+    /// The condition on rows, by the column of their bucket.
+    pub fn sql(&self, column: &str) -> String {
+        let list = |numbers: Vec<String>| numbers.join(", ");
+        let starts = list(self.starts.iter().map(u32::to_string).collect());
+        let gens = list(self.gens.iter().map(u64::to_string).collect());
+        format!("gen = transform(roundDown(toUnixTimestamp({column}), [{starts}]), [{starts}], [{gens}], toUInt64(0))")
+    }
+}
+
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Plan {
-    pub starts: Vec<u32>,
-    /// 0 (no generation) where a run of dirty minutes starts.
-    pub gens: Vec<u64>,
+    pub days: Runs,
+    pub hours: Runs,
+    pub minutes: Runs,
     /// Minutes to be read from their events.
     pub dirty: Vec<u32>,
+    /// The same as spans from first to last, in which no other minute has events.
+    pub spans: Vec<(u32, u32)>,
 }
 
-/// (minute, generation) where the generation changes; 0 for a dirty minute, each of which is listed.
-type Runs = Arc<Vec<(u32, u64)>>;
+/// What is inside a day: every minute and hour that has events, with its generation, 0 when it is not clean.
+#[derive(Debug, Default)]
+struct Inside {
+    touched: u64,
+    minutes: Vec<(u32, u64)>,
+    hours: BTreeMap<u32, u64>,
+}
+
+impl Inside {
+    fn is_clean(&self) -> bool {
+        self.minutes.iter().all(|(_, generation)| *generation != 0)
+    }
+}
 
 struct Remembered {
-    touched: u64,
     at: Instant,
-    runs: Runs,
+    inside: Arc<Inside>,
 }
 
-#[derive(PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 struct Key {
     database: String,
     workspace: WorkspaceId,
     rollup: String,
-    day: u32,
+    day: (u32, u32),
 }
 
 #[derive(Default)]
@@ -56,13 +114,27 @@ struct Memory {
     days: HashMap<Key, Remembered>,
     /// Days that had dirty minutes when they were last looked at.
     hot: HashSet<Key>,
+    zones: HashMap<WorkspaceId, (Instant, Tz)>,
 }
 
-static DAYS: LazyLock<Mutex<Memory>> = LazyLock::new(Mutex::default);
+static MEMORY: LazyLock<Mutex<Memory>> = LazyLock::new(Mutex::default);
+
+fn memory() -> std::sync::MutexGuard<'static, Memory> {
+    MEMORY.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// As if the process had just started.
 pub fn forget() {
-    *DAYS.lock().unwrap_or_else(PoisonError::into_inner) = Memory::default();
+    *memory() = Memory::default();
+}
+
+/// A day of the plan.
+struct Day {
+    start: u32,
+    end: u32,
+    /// That of the whole day when it answers; else 0, and what is inside.
+    generation: u64,
+    inside: Arc<Inside>,
 }
 
 /// The whole minutes of a period, and those that its ends cut.
@@ -71,176 +143,338 @@ pub(crate) fn whole_and_cut(period: Period) -> (Period, Vec<u32>) {
     let (first, last) = (floor_minute(period.start), floor_minute(period.end));
     let start = if first == period.start { first } else { first + minute };
     let cut = [(first, first != period.start), (last, last != period.end)];
-    let mut cut: Vec<_> = cut.iter().filter(|(_, is_cut)| *is_cut).map(|(at, _)| seconds(at.timestamp())).collect();
+    let mut cut: Vec<_> = cut.iter().filter(|(_, is_cut)| *is_cut).map(|(at, _)| seconds(*at)).collect();
     cut.dedup();
     (Period { start, end: last.max(start) }, cut)
 }
 
-fn seconds(at: i64) -> u32 {
-    u32::try_from(at.max(0)).unwrap_or(u32::MAX)
+pub(crate) fn seconds(at: DateTime<Utc>) -> u32 {
+    u32::try_from(at.timestamp().max(0)).unwrap_or(u32::MAX)
 }
 
-pub(crate) async fn plan(app: &App, workspace: &WorkspaceId, rollup: &str, period: Period) -> Result<Plan, MeteringError> {
+/// The time zone whose days are rolled up. One that is no longer the workspace's costs speed for a moment, no exactness.
+async fn zone_of(app: &App, workspace: &WorkspaceId) -> Result<Tz, MeteringError> {
+    if let Some((at, zone)) = memory().zones.get(workspace)
+        && at.elapsed() < REMEMBER_SHORTLY
+    {
+        return Ok(*zone);
+    }
+    let found = workspaces::by_id(&mut *app.pg.acquire().await?, workspace).await;
+    let zone = found.map_err(|e| MeteringError::unreadable("the workspace", e))?.map_or(Tz::UTC, |w| w.time_zone);
+    memory().zones.insert(workspace.clone(), (Instant::now(), zone));
+    Ok(zone)
+}
+
+/// The first and the last minute that has events; none when there is none.
+pub(crate) async fn extent(app: &App, workspace: &WorkspaceId) -> Result<Option<(u32, u32)>, MeteringError> {
+    let sql = "SELECT toUnixTimestamp(min(minute)), toUnixTimestamp(max(minute)), count() FROM touched WHERE workspace = {ws:String}";
+    let (first, last, n): (u32, u32, u64) = bound(app, workspace, sql).fetch_one().await?;
+    Ok((n > 0).then_some((first, last)))
+}
+
+/// Starts of the days of a calendar, from the one that holds `from` to the first at or after `to`.
+pub(crate) fn day_edges(from: DateTime<Utc>, to: DateTime<Utc>, zone: Tz) -> Vec<u32> {
+    let mut edges = Vec::new();
+    for date in local_date(from, zone).iter_days() {
+        let start = start_of_day(date, zone);
+        edges.push(seconds(start));
+        if start >= to {
+            break;
+        }
+    }
+    edges
+}
+
+/// The plan, and the time zone of its days.
+pub(crate) async fn plan(
+    app: &App,
+    workspace: &WorkspaceId,
+    table: &Table,
+    period: Period,
+    whole: &Whole<'_>,
+) -> Result<(Plan, Tz), MeteringError> {
     #[derive(Row, Deserialize)]
-    struct Day {
+    struct Sum {
         day: u32,
         touched: u64,
     }
-    let (whole, cut) = whole_and_cut(period);
-    let (first, last) = (seconds(whole.start.timestamp()) / DAY, seconds(whole.end.timestamp()).div_ceil(DAY));
-    let sql = format!(
-        "SELECT toUInt32(intDiv(toUnixTimestamp(minute), {DAY})) AS day, sum(n) AS touched FROM touched WHERE workspace = {{ws:String}} {} \
-         GROUP BY day ORDER BY day",
-        between("minute", first, last)
-    );
-    let key = |day| Key { database: app.config.clickhouse.database.clone(), workspace: workspace.clone(), rollup: rollup.to_owned(), day };
-    // Days that were dirty the last time most likely are again: they are looked up beside the sums, not after them.
-    let hot: Vec<u32> = {
-        let known = DAYS.lock().unwrap_or_else(PoisonError::into_inner);
-        let hot = known.hot.iter().filter(|k| k.rollup == rollup && k.workspace == *workspace && (first..last).contains(&k.day));
-        let mut hot: Vec<_> = hot.filter(|k| k.database == app.config.clickhouse.database).map(|k| k.day).collect();
-        hot.sort_unstable();
-        hot
+    let zone = zone_of(app, workspace).await?;
+    let (inner, cut) = whole_and_cut(period);
+    let (mut from, mut to) = (inner.start, inner.end);
+    if to - from > LONG {
+        let Some((first, last)) = extent(app, workspace).await? else { return Ok((Plan { dirty: cut, ..Plan::default() }, zone)) };
+        let at = |seconds: u32, more: i64| DateTime::from_timestamp(i64::from(seconds) + more, 0).unwrap_or_default();
+        (from, to) = (from.max(at(first, 0)), to.min(at(last, 60)));
+    }
+    let edges = if from < to { day_edges(from, to, zone) } else { Vec::new() };
+    let (Some(first), Some(last)) = (edges.first(), edges.last()) else { return Ok((assemble(&[], inner, cut, whole), zone)) };
+    let days: Vec<(u32, u32)> = edges.windows(2).map(|w| (w[0], w[1])).collect();
+    let answers = |(start, end): (u32, u32)| inside(inner, start, end) && whole(start, end);
+    let sums = async {
+        let sql = format!(
+            "SELECT {} AS day, sum(n) AS touched FROM touched WHERE workspace = {{ws:String}} AND minute >= {} AND minute < {} GROUP BY day",
+            bucket_sql(Tier::Day(zone), "minute", &edges),
+            minute_sql(i64::from(*first)),
+            minute_sql(i64::from(*last))
+        );
+        let found = bound(app, workspace, &sql).fetch_all::<Sum>().await?;
+        Ok::<_, MeteringError>(found.into_iter().map(|sum| (sum.day, sum.touched)).collect::<HashMap<_, _>>())
     };
-    let sums = async { Ok::<_, MeteringError>(bound(app, workspace, &sql).fetch_all::<Day>().await?) };
-    let (days, mut looked_up) = tokio::try_join!(sums, look_up(app, workspace, rollup, &hot))?;
-    let mut known: BTreeMap<u32, Runs> = BTreeMap::new();
+    let published = async {
+        if !days.iter().any(|day| answers(*day)) {
+            return Ok(HashMap::new());
+        }
+        current(app, workspace, &table.rollup_of(Tier::Day(zone)), *first, *last).await
+    };
+    let source = table.source();
+    let key = |day| Key { database: app.config.clickhouse.database.clone(), workspace: workspace.clone(), rollup: source.rollup(), day };
+    // Days that were dirty the last time most likely are again: they are looked into beside the sums, not after them.
+    let hot: Vec<_> = {
+        let known = memory();
+        days.iter().filter(|day| known.hot.contains(&key(**day))).copied().collect()
+    };
+    let (sums, published, mut insides) = tokio::try_join!(sums, published, look_into(app, workspace, source, &hot))?;
+    let mut planned = Vec::new();
+    let mut unknown = Vec::new();
     {
-        let remembered = DAYS.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = memory();
         for day in &days {
-            if let Some(found) = remembered.days.get(&key(day.day))
-                && found.touched == day.touched
-                && found.at.elapsed() < REMEMBER
-            {
-                known.insert(day.day, found.runs.clone());
+            let Some(touched) = sums.get(&day.0) else { continue };
+            let found = published.get(&day.0).filter(|(n, _)| n >= touched && answers(*day));
+            let generation = found.map_or(0, |(_, generation)| *generation);
+            planned.push((*day, generation));
+            if generation != 0 || insides.contains_key(&day.0) {
+                continue;
+            }
+            match known.days.get(&key(*day)).filter(|r| r.inside.touched == *touched && r.is_fresh()) {
+                Some(remembered) => drop(insides.insert(day.0, remembered.inside.clone())),
+                None => unknown.push(*day),
             }
         }
     }
-    let stale: Vec<_> = days.iter().map(|d| d.day).filter(|day| !known.contains_key(day) && !looked_up.contains_key(day)).collect();
-    looked_up.extend(look_up(app, workspace, rollup, &stale).await?);
-    let mut remembered = DAYS.lock().unwrap_or_else(PoisonError::into_inner);
-    if remembered.days.values().map(|r| r.runs.len()).sum::<usize>() > MOST_RUNS {
-        *remembered = Memory::default();
-    }
-    for (day, (touched, runs)) in looked_up {
-        let runs: Runs = Arc::new(runs);
-        // A dirty minute gets clean without being touched: such a day is looked up again. The sum is of the same look as
-        // the minutes, so that a touch after it is noticed the next time.
-        if runs.iter().all(|(_, generation)| *generation != 0) {
-            remembered.hot.remove(&key(day));
-            remembered.days.insert(key(day), Remembered { touched, at: Instant::now(), runs: runs.clone() });
-        } else {
-            remembered.hot.insert(key(day));
-        }
-        known.insert(day, runs);
-    }
-    Ok(assemble(known.values().flat_map(|runs| runs.iter().copied()), whole, cut))
+    let found = look_into(app, workspace, source, &unknown).await?;
+    remember(found.iter().map(|(start, inside)| {
+        let end = days.iter().find(|day| day.0 == *start).map_or(*start, |day| day.1);
+        (key((*start, end)), inside.clone())
+    }));
+    remember(hot.iter().filter_map(|day| Some((key(*day), insides.get(&day.0)?.clone()))));
+    insides.extend(found);
+    let planned: Vec<_> = planned
+        .into_iter()
+        .map(|((start, end), generation)| Day { start, end, generation, inside: insides.remove(&start).unwrap_or_default() })
+        .collect();
+    Ok((assemble(&planned, inner, cut, whole), zone))
 }
 
-/// From runs in the order of time.
-fn assemble(runs: impl Iterator<Item = (u32, u64)>, whole: Period, cut: Vec<u32>) -> Plan {
-    let (start, end) = (seconds(whole.start.timestamp()), seconds(whole.end.timestamp()));
-    let mut plan = Plan { dirty: cut, ..Plan::default() };
-    for (minute, generation) in runs {
-        if generation == 0 && (start..end).contains(&minute) {
-            plan.dirty.push(minute);
+impl Remembered {
+    fn is_fresh(&self) -> bool {
+        let long = self.inside.hours.values().all(|generation| *generation != 0);
+        self.at.elapsed() < if long { REMEMBER } else { REMEMBER_SHORTLY }
+    }
+}
+
+/// A dirty minute gets clean without being touched: such a day is looked into again. The sum is of the same look as the
+/// minutes, so that a touch after it is noticed the next time.
+fn remember(found: impl Iterator<Item = (Key, Arc<Inside>)>) {
+    let mut memory = memory();
+    if memory.days.values().map(|r| r.inside.minutes.len()).sum::<usize>() > MOST_MINUTES {
+        memory.days.clear();
+        memory.hot.clear();
+    }
+    for (key, inside) in found {
+        if inside.is_clean() {
+            memory.hot.remove(&key);
+            memory.days.insert(key, Remembered { at: Instant::now(), inside });
+        } else {
+            memory.days.remove(&key);
+            memory.hot.insert(key);
         }
-        if plan.gens.last() != Some(&generation) {
-            plan.starts.push(minute);
-            plan.gens.push(generation);
+    }
+}
+
+fn inside(period: Period, start: u32, end: u32) -> bool {
+    seconds(period.start) <= start && end <= seconds(period.end)
+}
+
+/// From days in the order of time.
+fn assemble(days: &[Day], period: Period, cut: Vec<u32>, whole: &Whole<'_>) -> Plan {
+    let mut plan = Plan { dirty: cut, ..Plan::default() };
+    plan.spans = plan.dirty.iter().map(|minute| (*minute, *minute)).collect();
+    let mut in_span = false;
+    for day in days {
+        plan.days.push(day.start, day.generation);
+        plan.hours.push(day.start, 0);
+        plan.minutes.push(day.start, 0);
+        if day.generation != 0 {
+            in_span = false;
+            continue;
+        }
+        for (hour, generation) in &day.inside.hours {
+            // An hour that lies in two days (calendars with half hours) is not known here.
+            let answers =
+                day.start <= *hour && *hour + HOUR <= day.end && inside(period, *hour, *hour + HOUR) && whole(*hour, *hour + HOUR);
+            plan.hours.push(*hour, if answers { *generation } else { 0 });
+        }
+        plan.hours.push(day.end - day.end % HOUR, 0);
+        for (minute, generation) in &day.inside.minutes {
+            let hour = minute - minute % HOUR;
+            let by_hour = day.inside.hours.get(&hour).is_some_and(|generation| *generation != 0)
+                && day.start <= hour
+                && hour + HOUR <= day.end
+                && inside(period, hour, hour + HOUR)
+                && whole(hour, hour + HOUR);
+            let asked = inside(period, *minute, *minute + 60);
+            plan.minutes.push(*minute, if by_hour || !asked { 0 } else { *generation });
+            if by_hour || !asked || *generation != 0 {
+                in_span = false;
+                continue;
+            }
+            plan.dirty.push(*minute);
+            match plan.spans.last_mut() {
+                Some(span) if in_span => span.1 = *minute,
+                _ => plan.spans.push((*minute, *minute)),
+            }
+            in_span = true;
         }
     }
     plan
 }
 
-/// Some days: how often each was touched, and its runs.
-async fn look_up(
+/// Bucket -> (touches it has caught up with, generation).
+pub(crate) async fn current(
     app: &App,
     workspace: &WorkspaceId,
     rollup: &str,
-    days: &[u32],
-) -> Result<HashMap<u32, (u64, Vec<(u32, u64)>)>, MeteringError> {
+    first: u32,
+    last: u32,
+) -> Result<HashMap<u32, (u64, u64)>, MeteringError> {
+    #[derive(Row, Deserialize)]
+    struct Found {
+        at: u32,
+        done: u64,
+        last_gen: u64,
+    }
+    let sql = format!(
+        "SELECT toUnixTimestamp(bucket) AS at, max(n) AS done, argMax(gen, (n, gen)) AS last_gen FROM rollup_gen \
+         WHERE rollup = {{rollup:String}} AND workspace = {{ws:String}} AND bucket >= {} AND bucket < {} GROUP BY at",
+        minute_sql(i64::from(first)),
+        minute_sql(i64::from(last))
+    );
+    let found: Vec<Found> = bound(app, workspace, &sql).param("rollup", rollup).fetch_all().await?;
+    Ok(found.into_iter().map(|row| (row.at, (row.done, row.last_gen))).collect())
+}
+
+/// What is inside some days, by their start.
+async fn look_into(
+    app: &App,
+    workspace: &WorkspaceId,
+    table: &Table,
+    days: &[(u32, u32)],
+) -> Result<HashMap<u32, Arc<Inside>>, MeteringError> {
     #[derive(Row, Deserialize)]
     struct Minute {
         at: u32,
         touched: u64,
-        current: u64,
     }
-    if days.is_empty() {
-        return Ok(HashMap::new());
-    }
-    let (first, last) = (days.first().copied().unwrap_or(0), days.last().copied().unwrap_or(0) + 1);
-    let list: Vec<_> = days.iter().map(u32::to_string).collect();
-    let only = |column: &str| {
-        let whole = days.len() == usize::try_from(last - first).unwrap_or(0);
-        let days = if whole { String::new() } else { format!(" AND intDiv(toUnixTimestamp({column}), {DAY}) IN ({})", list.join(", ")) };
-        format!("{}{days}", between(column, first, last))
-    };
+    let (Some((first, _)), Some((_, last))) = (days.first(), days.last()) else { return Ok(HashMap::new()) };
+    // What lies between the days is read for nothing; there is little of it, since older days are mostly whole.
     let sql = format!(
-        "SELECT toUnixTimestamp(t.minute) AS at, t.touched_n AS touched, if(g.done_n >= t.touched_n, g.last_gen, 0) AS current FROM \
-         (SELECT minute, sum(n) AS touched_n FROM touched WHERE workspace = {{ws:String}} {} GROUP BY minute) AS t LEFT JOIN \
-         (SELECT bucket, max(n) AS done_n, argMax(gen, (n, gen)) AS last_gen FROM rollup_gen \
-         WHERE rollup = '{}' AND workspace = {{ws:String}} {} GROUP BY bucket) AS g ON t.minute = g.bucket ORDER BY at",
-        only("minute"),
-        rollup,
-        only("bucket")
+        "SELECT toUnixTimestamp(minute) AS at, sum(n) AS touched FROM touched WHERE workspace = {{ws:String}} AND minute >= {} AND minute < {} \
+         GROUP BY at ORDER BY at",
+        minute_sql(i64::from(*first)),
+        minute_sql(i64::from(*last))
     );
-    let minutes: Vec<Minute> = bound(app, workspace, &sql).fetch_all().await?;
-    let mut found: HashMap<u32, (u64, Vec<(u32, u64)>)> = HashMap::new();
-    for minute in minutes {
-        let (touched, runs) = found.entry(minute.at / DAY).or_default();
-        *touched += minute.touched;
-        if minute.current == 0 || runs.last().is_none_or(|(_, generation)| *generation != minute.current) {
-            runs.push((minute.at, minute.current));
+    let touched = async { Ok::<_, MeteringError>(bound(app, workspace, &sql).fetch_all::<Minute>().await?) };
+    let (minute_rollup, hour_rollup) = (table.rollup(), table.rollup_of(Tier::Hour));
+    let (touched, minutes, hours) = tokio::try_join!(
+        touched,
+        current(app, workspace, &minute_rollup, *first, *last),
+        current(app, workspace, &hour_rollup, *first, *last)
+    )?;
+    let mut found: HashMap<u32, Inside> = days.iter().map(|(start, _)| (*start, Inside::default())).collect();
+    let mut by_hour: BTreeMap<(u32, u32), u64> = BTreeMap::new();
+    for minute in touched {
+        let at = days.partition_point(|(start, _)| *start <= minute.at);
+        let Some((start, end)) = at.checked_sub(1).and_then(|n| days.get(n)) else { continue };
+        if minute.at >= *end {
+            continue;
+        }
+        let Some(inside) = found.get_mut(start) else { continue };
+        inside.touched += minute.touched;
+        let clean = minutes.get(&minute.at).filter(|(n, _)| *n >= minute.touched);
+        inside.minutes.push((minute.at, clean.map_or(0, |(_, generation)| *generation)));
+        *by_hour.entry((*start, minute.at - minute.at % HOUR)).or_default() += minute.touched;
+    }
+    for ((start, hour), touched) in by_hour {
+        let clean = hours.get(&hour).filter(|(n, _)| *n >= touched);
+        if let Some(inside) = found.get_mut(&start) {
+            inside.hours.insert(hour, clean.map_or(0, |(_, generation)| *generation));
         }
     }
-    Ok(found)
-}
-
-fn between(column: &str, first: u32, last: u32) -> String {
-    let at = |day: u32| crate::facts::minute_sql(i64::from(day) * i64::from(DAY));
-    format!("AND {column} >= {} AND {column} < {}", at(first), at(last))
+    Ok(found.into_iter().map(|(start, inside)| (start, Arc::new(inside))).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use chrono::DateTime;
     use proptest::prelude::*;
 
-    fn at(seconds: i64) -> chrono::DateTime<chrono::Utc> {
-        DateTime::from_timestamp(seconds, 0).expect("in range")
+    fn at(seconds: u32) -> DateTime<Utc> {
+        DateTime::from_timestamp(i64::from(seconds), 0).expect("in range")
+    }
+
+    fn run(runs: &Runs, bucket: u32) -> u64 {
+        let n = runs.starts.partition_point(|start| *start <= bucket);
+        if n == 0 { 0 } else { runs.gens[n - 1] }
     }
 
     proptest! {
-        /// Every touched minute of the period is either read raw or belongs to the run of its generation.
+        /// Every minute with events is answered once, by the day, the hour, the minute or its events; rows of other
+        /// buckets are in the tables, with the same generations.
         #[test]
         fn every_minute_is_answered_once(
-            gens in prop::collection::vec(0_u64..4, 1..60), start in 0_i64..4000, length in 0_i64..4000,
+            gens in prop::collection::vec((0_u8..4, 0_u64..3), 360..=360),
+            hour_gens in prop::collection::vec(0_u64..3, 7..=7),
+            day_gens in prop::collection::vec(0_u64..3, 3..=3),
+            shift in 0_u32..2, start in 0_u32..360 * 60, length in 1_u32..360 * 60, window in 1_u32..200, offset in 0_u32..200,
         ) {
-            let period = Period { start: at(start), end: at(start + length) };
-            let (whole, cut) = whole_and_cut(period);
-            let mut runs: Vec<(u32, u64)> = Vec::new();
-            for (n, generation) in (0_u32..).zip(&gens) {
-                if *generation == 0 || runs.last().is_none_or(|(_, last)| last != generation) {
-                    runs.push((n * 60, *generation));
-                }
-            }
-            let plan = assemble(runs.into_iter(), whole, cut);
-            for (n, generation) in (0_i64..).zip(&gens) {
-                let minute = n * 60;
-                let overlaps = minute < start + length && start < minute + 60 && length > 0;
-                let inside = start <= minute && minute + 60 <= start + length;
-                let raw = plan.dirty.contains(&u32::try_from(minute).expect("small"));
-                let run = plan.starts.partition_point(|s| i64::from(*s) <= minute);
-                let by_run = run > 0 && plan.gens[run - 1] == *generation && *generation != 0;
-                let rolled = whole.contains(at(minute)) && by_run;
-                if overlaps {
-                    prop_assert!(raw != rolled, "minute {} of {:?}: raw {}, rolled {}", n, period, raw, rolled);
-                    prop_assert_eq!(rolled, inside && *generation != 0);
-                } else {
-                    prop_assert!(!rolled);
-                }
+            // Three days of two hours, which may start at half past.
+            let base = 1_000_000 * HOUR;
+            let edges: Vec<u32> = (0..4).map(|n| base + shift * 1800 + n * 2 * HOUR).collect();
+            let period = Period { start: at(base + start), end: at(base + start + length) };
+            let (inner, cut) = whole_and_cut(period);
+            // Windows start every so many minutes.
+            let window_of = move |at: u32| (at / 60 + offset) / window;
+            let whole = move |start: u32, end: u32| window_of(start) == window_of(end - 60);
+            // Of four minutes one has no events.
+            let events = |minute: u32| gens[usize::try_from((minute - edges[0]) / 60).expect("small")].0 > 0;
+            let minute_gen = |minute: u32| gens[usize::try_from((minute - edges[0]) / 60).expect("small")].1;
+            let hour_gen = |hour: u32| hour_gens[usize::try_from((hour - base) / HOUR).expect("small")];
+            let days: Vec<Day> = edges.windows(2).zip(&day_gens).map(|(w, generation)| {
+                let minutes: Vec<_> = (w[0]..w[1]).step_by(60).filter(|m| events(*m)).map(|m| (m, minute_gen(m))).collect();
+                let hours = minutes.iter().map(|(m, _)| m - m % HOUR).map(|h| (h, hour_gen(h))).collect();
+                let answers = inside(inner, w[0], w[1]) && whole(w[0], w[1]);
+                Day { start: w[0], end: w[1], generation: if answers { *generation } else { 0 }, inside: Arc::new(Inside { touched: 1, minutes, hours }) }
+            }).collect();
+            let plan = assemble(&days, inner, cut, &whole);
+            for minute in (edges[0]..edges[3]).step_by(60).filter(|m| events(*m)) {
+                let asked = at(minute) < period.end && period.start < at(minute + 60);
+                let row = |bucket: u32, generation: u64, runs: &Runs| {
+                    generation != 0 && inner.contains(at(bucket)) && run(runs, bucket) == generation
+                };
+                let n = edges.partition_point(|edge| *edge <= minute) - 1;
+                let hour = minute - minute % HOUR;
+                let answers = [
+                    row(edges[n], day_gens[n], &plan.days),
+                    row(hour, hour_gen(hour), &plan.hours),
+                    row(minute, minute_gen(minute), &plan.minutes),
+                    plan.dirty.contains(&minute),
+                ];
+                prop_assert_eq!(answers.iter().filter(|a| **a).count(), usize::from(asked), "minute {} of {:?}: {:?}", minute, period, answers);
+                prop_assert_eq!(plan.dirty.contains(&minute), plan.spans.iter().any(|(first, last)| (*first..=*last).contains(&minute)));
+                // A bucket answers only what lies in the period and in one window.
+                prop_assert!(!answers[0] || (inside(inner, edges[n], edges[n + 1]) && whole(edges[n], edges[n + 1])));
+                prop_assert!(!answers[1] || (inside(inner, hour, hour + HOUR) && whole(hour, hour + HOUR)));
             }
         }
     }

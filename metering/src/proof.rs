@@ -20,7 +20,7 @@ use crate::meters::{self, Meter};
 use crate::selection::Selection;
 use crate::sync::{self, Versions};
 use crate::usage::unknown_meter;
-use crate::{MeteringError, rule};
+use crate::{MeteringError, plan, rule};
 
 /// What is sealed with an invoice line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -177,7 +177,16 @@ pub(crate) async fn definition(app: &App, workspace: &WorkspaceId, meter: &str) 
 pub(crate) fn facts<'a>(selection: &Selection, period: Period, rule: &'a rule::CountingRule, and: String) -> Facts<'a> {
     let mut columns = vec![Column::of_event("id", "id"), Column::of_event("subscription", "subscription")];
     columns.extend(selection.measure.columns.iter().cloned());
-    Facts { table: Table::Raw, period, columns, rolled: String::new(), raw: format!("{}{and}", selection.raw), scope: String::new(), rule }
+    Facts {
+        table: Table::Raw,
+        period,
+        whole: &plan::never,
+        columns,
+        rolled: String::new(),
+        raw: format!("{}{and}", selection.raw),
+        scope: String::new(),
+        rule,
+    }
 }
 
 type Answers = Arc<HashMap<String, Behind>>;

@@ -8,7 +8,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-use chrono::TimeDelta;
 use clickhouse::Row;
 use farebox_core::ids::WorkspaceId;
 use farebox_core::{App, clock};
@@ -26,8 +25,6 @@ const MAX_AGE: Duration = Duration::from_secs(20 * 60);
 /// Rows of generations older than this that are not current are garbage.
 pub const GARBAGE_AGE: Duration = Duration::from_secs(60 * 60);
 
-/// Hours consolidated at a time.
-const MOST_HOURS: usize = 200;
 /// Bits of a generation that are a sequence's; the others tell the time.
 const SEQUENCE_BITS: u32 = 20;
 
@@ -40,12 +37,12 @@ struct Dirty {
 }
 
 #[derive(Row, Serialize)]
-struct Published {
-    rollup: String,
-    workspace: String,
-    bucket: u32,
-    n: u64,
-    r#gen: u64,
+pub(crate) struct Published {
+    pub rollup: String,
+    pub workspace: String,
+    pub bucket: u32,
+    pub n: u64,
+    pub r#gen: u64,
 }
 
 /// The rollups there are: the common ones of every workspace, and those of meters that need one of their own.
@@ -63,6 +60,12 @@ impl Rollups {
             }
         }
         Ok(Self { meters: found })
+    }
+
+    /// Those of a workspace that have hours and days.
+    pub fn tiered(&self, workspace: &WorkspaceId) -> Vec<Table> {
+        let own = self.meters.iter().filter(|((w, _), _)| w == workspace).map(|(_, table)| table.clone());
+        Table::COMMON.into_iter().chain([Table::Activity]).chain(own).collect()
     }
 
     fn table(&self, workspace: &WorkspaceId, rollup: &str) -> Option<Table> {
@@ -198,7 +201,7 @@ async fn dirty_of(app: &App, search: Search<'_>, limit: usize, of: &str, only: &
 
 /// Whether to wait for another instance that works on the same rollup of the same workspace.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Claim {
+pub(crate) enum Claim {
     Try,
     Wait,
 }
@@ -235,54 +238,38 @@ async fn batch(app: &App, table: &Table, dirty: &[Dirty], claim: Claim) -> Resul
     let (sql, parameters) = table.fill(&attributed(&rule, &scope), generation);
     let insert = parameters.bind(bound(app, &workspace, &sql));
     insert.with_setting("async_insert", "0").with_setting("insert_deduplicate", "0").execute().await?;
-    if started.elapsed() > MAX_AGE {
-        tracing::warn!(rollup = table.rollup(), "a recomputation took too long to publish; it is done again");
+    let rows: Vec<_> = taken
+        .iter()
+        .map(|d| Published { rollup: table.rollup(), workspace: d.workspace.clone(), bucket: d.minute, n: d.n, r#gen: generation })
+        .collect();
+    if !publish(app, started, &rows).await? {
         return Ok(0);
     }
-    let mut publish =
-        app.clickhouse.insert::<Published>("rollup_gen").await?.with_setting("async_insert", "0").with_setting("insert_deduplicate", "0");
-    for d in &taken {
-        let row = Published { rollup: table.rollup(), workspace: d.workspace.clone(), bucket: d.minute, n: d.n, r#gen: generation };
-        publish.write(&row).await?;
-    }
-    publish.end().await?;
     metrics::counter!("farebox_metering_minutes_recomputed_total", "rollup" => table.name()).increment(taken.len() as u64);
     Ok(taken.len())
 }
 
+/// Makes a generation current, unless it was begun too long ago.
+pub(crate) async fn publish(app: &App, started: Instant, rows: &[Published]) -> Result<bool, MeteringError> {
+    if started.elapsed() > MAX_AGE {
+        tracing::warn!(rollup = rows.first().map(|row| row.rollup.as_str()), "a recomputation took too long to publish; it is done again");
+        return Ok(false);
+    }
+    let mut publish =
+        app.clickhouse.insert::<Published>("rollup_gen").await?.with_setting("async_insert", "0").with_setting("insert_deduplicate", "0");
+    for row in rows {
+        publish.write(row).await?;
+    }
+    publish.end().await?;
+    Ok(true)
+}
+
 /// Never used before, by any instance, and telling when it was made: milliseconds since 1970, then the lowest bits of a
 /// sequence that all instances share.
-async fn generation(app: &App) -> Result<u64, MeteringError> {
+pub(crate) async fn generation(app: &App) -> Result<u64, MeteringError> {
     let number = sqlx::query_scalar!(r#"SELECT nextval('rollup_generation') AS "n!""#).fetch_one(&app.pg).await?;
     let millis = u64::try_from(clock::now().timestamp_millis()).unwrap_or(0);
     Ok((millis << SEQUENCE_BITS) | (u64::try_from(number).unwrap_or(0) & ((1 << SEQUENCE_BITS) - 1)))
-}
-
-/// Gives past hours one generation each, so that plans stay short: minutes are recomputed one by one while they are
-/// live. Returns the number of minutes.
-pub async fn consolidate(app: &App) -> Result<usize, MeteringError> {
-    let before = minute_sql((clock::now() - TimeDelta::hours(2)).timestamp());
-    let rollups = Rollups::of(app).await?;
-    let current = format!(
-        "SELECT rollup, workspace, bucket, max(n) AS done_n, argMax(gen, (n, gen)) AS last_gen FROM rollup_gen \
-         WHERE bucket < toStartOfHour({before}) GROUP BY workspace, rollup, bucket"
-    );
-    let sql = format!(
-        "SELECT toString(rollup) AS rollup, toString(workspace) AS workspace, toUnixTimestamp(bucket) AS minute, done_n AS n FROM ({current}) \
-         WHERE (rollup, workspace, toStartOfHour(bucket)) IN (SELECT rollup, workspace, toStartOfHour(bucket) AS hour FROM ({current}) \
-         GROUP BY workspace, rollup, hour HAVING min(last_gen) < max(last_gen) ORDER BY rollup, workspace, hour LIMIT {MOST_HOURS}) \
-         ORDER BY rollup, workspace, minute"
-    );
-    let found: Vec<Dirty> = app.clickhouse.query_raw(&sql).fetch_all().await?;
-    let day = |d: &Dirty| (d.rollup.clone(), d.workspace.clone(), d.minute / 86_400);
-    let mut done = 0;
-    for part in found.chunk_by(|a, b| day(a) == day(b)) {
-        let workspace: WorkspaceId = part[0].workspace.parse().map_err(|e| MeteringError::unreadable("a workspace id", e))?;
-        let Some(table) = rollups.table(&workspace, &part[0].rollup) else { continue };
-        // Published with the `n` it had: a minute that was touched since stays dirty.
-        done += batch(app, &table, part, Claim::Try).await?;
-    }
-    Ok(done)
 }
 
 /// Deletes rows of generations that are not current and too old to be published any more, and what was published of
@@ -292,15 +279,27 @@ pub async fn collect_garbage(app: &App, age: Duration) -> Result<(), MeteringErr
     let cutoff = u64::try_from(clock::now().timestamp_millis() - age).unwrap_or(0) << SEQUENCE_BITS;
     let rollups = Rollups::of(app).await?;
     let in_force = rollups.meters_sql(|_| true).unwrap_or_else(|| "('', '')".to_owned());
-    let in_force = format!("(NOT startsWith(rollup, '{METER}') OR (toString(workspace), toString(rollup)) IN ({in_force}))");
+    let in_force = format!(
+        "(NOT startsWith(rollup, '{METER}') OR (toString(workspace), \
+         arrayStringConcat(arraySlice(splitByChar('/', toString(rollup)), 1, 2), '/')) IN ({in_force}))"
+    );
     let current = format!(
         "SELECT rollup, workspace, bucket, argMax(gen, (n, gen)) AS last_gen FROM rollup_gen WHERE {in_force} GROUP BY workspace, rollup, bucket"
     );
     // What was superseded a moment ago may be in the plan of a question that is just being answered.
     let moving = format!("SELECT rollup, workspace, bucket FROM ({current}) WHERE last_gen >= {cutoff}");
-    for (table, rollup) in
-        [("billing_minute", "'billing_minute'"), ("routes_minute", "'routes_minute'"), ("meter_minute", "concat('meter/', meter)")]
-    {
+    for (table, rollup) in [
+        ("billing_minute", "'billing_minute'"),
+        ("routes_minute", "'routes_minute'"),
+        ("meter_minute", "concat('meter/', meter)"),
+        ("billing_hour", "rollup"),
+        ("routes_hour", "rollup"),
+        ("meter_hour", "rollup"),
+        ("billing_day", "rollup"),
+        ("routes_day", "rollup"),
+        ("activity_day", "rollup"),
+        ("meter_day", "rollup"),
+    ] {
         let rows = format!(
             "gen < {cutoff} AND ({rollup}, workspace, minute, gen) NOT IN ({current}) AND ({rollup}, workspace, minute) NOT IN ({moving})"
         );

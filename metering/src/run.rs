@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::hints::Hints;
 use crate::recompute::{self, Search, Settling};
-use crate::{MeteringError, audit, consumer, corrections, repair, timelines};
+use crate::{MeteringError, audit, consumer, corrections, repair, tiers, timelines};
 
 /// How often timeline changes are looked for.
 const SYNC_EVERY: Duration = Duration::from_millis(200);
@@ -20,6 +20,8 @@ const REPAIR_EVERY: Duration = Duration::from_secs(300);
 const TAKE_UP_EVERY: Duration = Duration::from_secs(20);
 /// How often it is looked whether an hour is to be audited.
 const AUDIT_EVERY: Duration = Duration::from_secs(300);
+/// How often hours and days are looked for that can be filled.
+const FILL_EVERY: Duration = Duration::from_secs(20);
 const TIDY_EVERY: Duration = Duration::from_secs(1800);
 
 /// Consumes, recomputes, copies timelines and repairs, until `stop`.
@@ -28,6 +30,7 @@ pub async fn run(app: App, stop: CancellationToken) -> anyhow::Result<()> {
     tokio::try_join!(
         consumer::run(app.clone(), hints.clone(), stop.clone()),
         keep_recomputing(app.clone(), hints, stop.clone()),
+        keep_filling(app.clone(), stop.clone()),
         every(SYNC_EVERY, &app, &stop, "timelines could not be copied", |app| async move { timelines::sync(&app).await.map(drop) }),
         every(REPAIR_EVERY, &app, &stop, "duplicates could not be searched for", |app| async move { repair::recent(&app).await }),
         every(TAKE_UP_EVERY, &app, &stop, "interrupted corrections could not be finished", |app| async move {
@@ -35,7 +38,6 @@ pub async fn run(app: App, stop: CancellationToken) -> anyhow::Result<()> {
         }),
         every(AUDIT_EVERY, &app, &stop, "the pipeline could not be audited", |app| async move { audit::settled_hours(&app).await }),
         every(TIDY_EVERY, &app, &stop, "rollups could not be tidied", |app| async move {
-            recompute::consolidate(&app).await?;
             recompute::collect_garbage(&app, recompute::GARBAGE_AGE).await
         }),
     )?;
@@ -78,6 +80,15 @@ async fn keep_recomputing(app: App, hints: Arc<Hints>, stop: CancellationToken) 
             }
         }
     }
+}
+
+async fn keep_filling(app: App, stop: CancellationToken) -> anyhow::Result<()> {
+    let seen = tokio::sync::Mutex::new(tiers::Seen::default());
+    every(FILL_EVERY, &app, &stop, "hours and days could not be rolled up", |app| {
+        let seen = &seen;
+        async move { tiers::step(&app, &mut *seen.lock().await).await.map(drop) }
+    })
+    .await
 }
 
 /// Repeats `task` until `stop`. A failure is told and tried again at the next turn.

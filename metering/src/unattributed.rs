@@ -8,7 +8,7 @@ use farebox_core::period::Period;
 use serde::{Deserialize, Serialize};
 
 use crate::facts::{Column, Facts, Table};
-use crate::{MeteringError, rule};
+use crate::{MeteringError, plan, rule};
 
 /// A subject or key that gateways sent and no link knows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
@@ -38,7 +38,8 @@ pub async fn list(app: &App, workspace: &WorkspaceId, period: Period, limit: usi
     let rule = rule::current(&mut *app.pg.acquire().await?, workspace).await?.1;
     let columns = ["subject", "credential", "time"].map(|name| Column::of_event(name, name)).to_vec();
     let raw = "consumer = ''".to_owned();
-    let facts = Facts { table: Table::Raw, period, columns, rolled: String::new(), raw, scope: String::new(), rule: &rule };
+    let facts =
+        Facts { table: Table::Raw, period, whole: &plan::never, columns, rolled: String::new(), raw, scope: String::new(), rule: &rule };
     let outer = format!(
         "SELECT subject, credential, count() AS calls, toUnixTimestamp64Micro(min(time)) AS first_at, toUnixTimestamp64Micro(max(time)) AS last_at \
          FROM ({{facts}}) GROUP BY subject, credential ORDER BY calls DESC, subject, credential LIMIT {limit}"

@@ -18,7 +18,7 @@ use farebox_metering::meters::{self, Aggregate, Definition};
 use farebox_metering::store::{self, EventRow};
 use farebox_metering::timelines::{self, BEGINNING, TimelineEntry};
 use farebox_metering::usage::{self, UsageQuery};
-use farebox_metering::{Condition, Dimension, Test, links, recompute, repair};
+use farebox_metering::{Condition, Dimension, Test, links, recompute, repair, tiers};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -32,6 +32,8 @@ const MINUTES_LONG: usize = 48 * 60;
 const SUBJECTS: [&str; 5] = ["alpha", "beta", "gamma", "delta", ""];
 /// In every run; FAREBOX_HISTORIES=5000 asks for more.
 const HISTORIES: u64 = 60;
+const ZONES: [Tz; 5] =
+    [Tz::UTC, chrono_tz::Europe::Berlin, chrono_tz::America::New_York, chrono_tz::Australia::Lord_Howe, chrono_tz::Asia::Kathmandu];
 const STATUSES: [u16; 8] = [200, 200, 204, 302, 401, 404, 429, 503];
 
 pub async fn answers_equal_a_model_over_random_histories(suite: &Suite) {
@@ -91,12 +93,14 @@ struct History {
 impl History {
     async fn new(app: &App, seed: u64) -> Self {
         let mut conn = app.pg.acquire().await.expect("PostgreSQL answers");
+        let mut rng = StdRng::seed_from_u64(seed);
         let name = format!("model/h{seed}-{}", uuid::Uuid::now_v7().simple());
         let new = NewWorkspace {
             name: &name,
             display_name: "Model",
             currency: "USD".parse().expect("a currency"),
-            time_zone: Tz::UTC,
+            // Whose days are rolled up.
+            time_zone: *ZONES.choose(&mut rng).expect("some"),
             test_mode: true,
             is_default: false,
         };
@@ -115,7 +119,7 @@ impl History {
         }
         Self {
             seed,
-            rng: StdRng::seed_from_u64(seed),
+            rng,
             workspace,
             consumers,
             clock: first() + TimeDelta::days(3),
@@ -135,7 +139,13 @@ impl History {
                 6 => self.subscribe(app).await,
                 7 => drop(recompute::workspace(app, &self.workspace).await.expect("recomputed")),
                 8 => self.repair(app).await,
-                9 => drop(recompute::consolidate(app).await.expect("consolidated")),
+                9 => {
+                    // Hours and days of what is clean by then.
+                    if self.rng.random_bool(0.7) {
+                        recompute::workspace(app, &self.workspace).await.expect("recomputed");
+                    }
+                    tiers::workspace(app, &self.workspace).await.expect("filled");
+                }
                 10 => self.void(app).await,
                 11 => self.amend(app).await,
                 12 => self.void_many(app).await,
@@ -374,14 +384,7 @@ impl History {
         let period = Period { start, end: start + TimeDelta::minutes(length) - TimeDelta::seconds(seconds / 2) };
         let window =
             *[Window::Minute, Window::Hour, Window::Day, Window::Week, Window::Month, Window::None].choose(&mut self.rng).expect("some");
-        let zones = [
-            chrono_tz::UTC,
-            chrono_tz::Europe::Berlin,
-            chrono_tz::America::New_York,
-            chrono_tz::Australia::Lord_Howe,
-            chrono_tz::Asia::Kathmandu,
-        ];
-        let zone = *zones.choose(&mut self.rng).expect("some");
+        let zone = *ZONES.choose(&mut self.rng).expect("some");
         let meter = *["calls", "requests", "people"].choose(&mut self.rng).expect("some");
         let dimensions: Vec<_> =
             [Dimension::Consumer, Dimension::Subscription, Dimension::Status, Dimension::Route, Dimension::Reason, Dimension::Subject]

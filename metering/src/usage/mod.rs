@@ -21,6 +21,7 @@ use crate::dimension::Dimension;
 use crate::facts::{Column, Facts};
 use crate::filter::Filter;
 use crate::meters::{self, Meter};
+use crate::plan::{self, Whole};
 use crate::rule::CountingRule;
 use crate::selection::Selection;
 use crate::{MeteringError, completeness, rule};
@@ -266,7 +267,7 @@ impl<'a> Question<'a> {
             self.dims(),
             self.selection.measure.rank
         );
-        Ok(self.facts(self.asked.period, &outer).await?.fetch_all::<String>().await?)
+        Ok(self.facts(self.asked.period, &plan::any, &outer).await?.fetch_all::<String>().await?)
     }
 
     async fn rows(
@@ -288,7 +289,7 @@ impl<'a> Question<'a> {
             windows.sql(),
             self.selection.measure.value
         );
-        let mut query = windows.bind(self.facts(period, &outer).await?);
+        let mut query = windows.bind(self.facts(period, &|start, end| windows.hold(start, end), &outer).await?);
         if let Some(top) = top {
             query = query.param("top", top);
         }
@@ -300,10 +301,11 @@ impl<'a> Question<'a> {
         if dims.is_empty() { "emptyArrayString()".to_owned() } else { format!("[{}]", dims.join(", ")) }
     }
 
-    async fn facts(&self, period: Period, outer: &str) -> Result<clickhouse::query::Query, MeteringError> {
+    async fn facts(&self, period: Period, whole: &Whole<'_>, outer: &str) -> Result<clickhouse::query::Query, MeteringError> {
         let facts = Facts {
             table: self.selection.table.clone(),
             period,
+            whole,
             columns: self.columns.clone(),
             rolled: self.selection.rolled.clone(),
             raw: self.selection.raw.clone(),

@@ -31,6 +31,15 @@ impl Windows {
         }
     }
 
+    /// Whether one of them holds [start, end), in seconds since 1970.
+    pub fn hold(&self, start: u32, end: u32) -> bool {
+        match self {
+            Self::One(_) => true,
+            Self::Minutes(_) => false,
+            Self::Edges(_) => self.number(start) == self.number(end - 60),
+        }
+    }
+
     /// The start of a minute's window, in seconds since 1970.
     pub fn sql(&self) -> &'static str {
         match self {
