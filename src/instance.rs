@@ -39,7 +39,8 @@ pub fn write_private<T: Serialize>(path: &Path, value: &T) -> anyhow::Result<()>
 #[derive(Debug, Clone, clap::Args)]
 pub struct Find {
     /// Data directory of a running `farebox up`.
-    #[arg(long, env = "FAREBOX_DATA", default_value = "data", global = true)]
+    // Absolute, since engines run in directories of their own.
+    #[arg(long, env = "FAREBOX_DATA", default_value = "data", global = true, value_parser = |text: &str| std::path::absolute(text))]
     pub data: PathBuf,
     /// Address of a running instance, instead of the data directory.
     #[arg(long, env = "FAREBOX_URL", global = true)]

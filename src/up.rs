@@ -52,8 +52,8 @@ pub struct Running {
 }
 
 pub async fn run(find: &Find, options: &Options) -> anyhow::Result<()> {
-    let stop = roles::stop_on_signal()?;
-    let running = start(find, options, engine_lines(), stop).await?;
+    let asked = roles::stop_on_signal()?;
+    let mut running = start(find, options, engine_lines()).await?;
     println!();
     println!("  Portal       {}/", running.credentials.base_url);
     println!("  Console      {}/console", running.credentials.base_url);
@@ -64,11 +64,12 @@ pub async fn run(find: &Find, options: &Options) -> anyhow::Result<()> {
     println!("  For scripts  {}", find.credentials_file().display());
     println!();
     println!("Ctrl-C stops everything.");
-    running.until_stopped().await
+    let ended = running.until(asked.cancelled()).await;
+    ended.and(running.stop().await)
 }
 
 /// Starts everything and returns when the instance answers.
-pub async fn start(find: &Find, options: &Options, progress: Progress, stop: CancellationToken) -> anyhow::Result<Running> {
+pub async fn start(find: &Find, options: &Options, progress: Progress) -> anyhow::Result<Running> {
     let data = &find.data;
     let engines = Engines::start(farebox_engines::Options { progress, ..farebox_engines::Options::new(data) }).await?;
     // Credentials of an earlier start would lead scripts to a dead address.
@@ -102,6 +103,7 @@ pub async fn start(find: &Find, options: &Options, progress: Progress, stop: Can
     app.migrate().await?;
 
     let (workspace, credentials) = records(&app, options, earlier, &base_url, addresses).await?;
+    let stop = CancellationToken::new();
     let roles = tokio::spawn(roles::run(app.clone(), &Role::ALL, listener, stop.clone()));
     let instance = Instance::new(&base_url, &credentials.admin_token, &credentials.ingest_token);
     connect_stripe(&app, &workspace, &secrets).await?;
@@ -130,24 +132,22 @@ impl Running {
         Ok(Some(format!("{}{}", self.credentials.base_url, link.path)))
     }
 
-    /// Until Ctrl-C, or until something fails for good.
-    pub async fn until_stopped(mut self) -> anyhow::Result<()> {
-        let ended = tokio::select! {
+    /// Until somebody asks for an end, or until something fails for good.
+    pub async fn until(&mut self, asked: impl Future<Output = ()>) -> anyhow::Result<()> {
+        tokio::select! {
+            () = asked => Ok(()),
             ended = &mut self.roles => ended?,
             failure = self.engines.failed() => Err(failure.into()),
-        };
-        self.stop.cancel();
-        if !self.roles.is_finished() {
-            let _ = self.roles.await;
         }
+    }
+
+    /// The rooms first, so that what was acknowledged is flushed, then the engines.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        self.stop.cancel();
+        let ended = if self.roles.is_finished() { Ok(()) } else { self.roles.await? };
         self.app.pg.close().await;
         self.engines.stop().await;
         ended
-    }
-
-    pub async fn stop(self) -> anyhow::Result<()> {
-        self.stop.cancel();
-        self.until_stopped().await
     }
 }
 

@@ -1,5 +1,6 @@
 //! Logs and metrics. Logs are a readable sentence plus fields; never bodies or secrets.
 
+use std::io::{IsTerminal, stderr};
 use std::sync::OnceLock;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
@@ -11,7 +12,7 @@ const SECONDS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 
 /// Installs the log subscriber (`FAREBOX_LOG`, default `info`), to standard error: JSON lines when `json`.
 pub fn init_logs(default_filter: &str, json: bool) {
     let filter = EnvFilter::try_from_env("FAREBOX_LOG").unwrap_or_else(|_| EnvFilter::new(default_filter));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(stderr().is_terminal());
     // A second call (tests that share a process) keeps the first subscriber.
     let _ = if json { builder.json().try_init() } else { builder.with_target(false).try_init() };
 }

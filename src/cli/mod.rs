@@ -92,8 +92,9 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
-    let quiet = !matches!(cli.command, Command::Serve { .. });
-    telemetry::init_logs(if quiet { "warn" } else { "info" }, false);
+    // A command tells a person what fails, once and in its own words; Kafka's library would tell of each try.
+    let filter = if matches!(cli.command, Command::Serve { .. }) { "info" } else { "warn,librdkafka=off,rdkafka=off" };
+    telemetry::init_logs(filter, false);
     telemetry::metrics();
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(dispatch(cli))

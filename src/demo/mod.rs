@@ -5,16 +5,18 @@
 //!
 //! A second start on the same data directory finds the business as it left it and goes on living.
 
+mod counting;
 mod history;
 mod live;
 mod payments;
 mod population;
+mod statement;
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow};
 use chrono::{DateTime, Datelike, Months, NaiveDate, SecondsFormat, TimeDelta, Utc};
 use farebox_billing::subscriptions;
 use farebox_core::clock;
@@ -29,9 +31,11 @@ use crate::instance::{Find, write_private};
 use crate::progress::Step;
 use crate::roles;
 use crate::up::{self, Running};
+use counting::{reach, settled, wait_for_count};
 use history::{Historian, TOPIC};
 use live::Live;
 use population::Resident;
+use statement::{Statement, grouped};
 
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
@@ -55,57 +59,62 @@ struct Past {
 }
 
 const SEED: u64 = 20_260_801;
-/// How long counting may take to catch up before a difference is called one.
-const CATCH_UP: Duration = Duration::from_mins(3);
 /// The demo's links sign in with one click until then.
 const LINKS_ARE_GOOD_FOR: TimeDelta = TimeDelta::days(7);
+/// How long the last calls may take to be told of when the demo is stopped.
+const LAST_LOGS: Duration = Duration::from_secs(10);
 /// Live requests before the statement is made.
 const LIVE_CALLS: u64 = 150;
 
 pub async fn run(find: &Find, options: &Options) -> anyhow::Result<()> {
-    let stop = roles::stop_on_signal()?;
+    let asked = roles::stop_on_signal()?;
     println!("Farebox demo: a business that has lived for three months\n");
     let step = Step::start("Engines and rooms");
-    let running = up::start(
-        find,
-        &options.up,
-        Progress::new(|_, event| {
-            if let Event::Died { .. } | Event::Failed(_) = event {
-                eprintln!("  {event}");
-            }
-        }),
-        stop.clone(),
-    )
-    .await?;
+    let progress = Progress::new(|engine, event| {
+        if let Event::Died { .. } | Event::Failed(_) = event {
+            eprintln!("  {engine:12} {event}");
+        }
+    });
+    let mut running = up::start(find, &options.up, progress).await?;
     step.done("Kafka, ClickHouse, PostgreSQL, Stripe's double, all roles");
 
     let ended = tokio::select! {
         ended = live_through(find, options, &running) => ended,
-        () = stop.cancelled() => bail!("stopped before the demo was complete; start it again and it goes on"),
+        () = asked.cancelled() => Err(anyhow!("stopped before the demo was complete; start it again and it goes on")),
     };
-    let live = match ended {
-        Ok(live) => live,
-        Err(cause) => {
-            running.stop().await.ok();
-            return Err(cause);
+    let ended = match ended {
+        Ok(lived) if !options.exit => {
+            println!("Live traffic goes on through Envoy at {}. Ctrl-C stops everything.", lived.live.gateway_url);
+            lived.live.resume();
+            let ended = running.until(asked.cancelled()).await;
+            // The gateway's last calls are told of and counted while there is somebody to listen.
+            let sent = lived.live.pause().await;
+            tokio::time::timeout(LAST_LOGS, reach(&running, lived.counted_before + sent)).await.ok();
+            ended
         }
+        Ok(lived) => lived.statement.agrees(),
+        Err(cause) => Err(cause),
     };
-    if options.exit {
-        drop(live);
-        return running.stop().await;
-    }
-    println!("Live traffic goes on through Envoy at {}. Ctrl-C stops everything.", live.gateway_url);
-    running.until_stopped().await
+    ended.and(running.stop().await)
 }
 
-async fn live_through(find: &Find, options: &Options, running: &Running) -> anyhow::Result<Live> {
+/// The statement was made, and traffic goes on.
+struct Lived {
+    live: Live,
+    counted_before: u64,
+    statement: Statement,
+}
+
+async fn live_through(find: &Find, options: &Options, running: &Running) -> anyhow::Result<Lived> {
     let file = find.data.join("demo.json");
     let past = match std::fs::read(&file) {
         Ok(text) => serde_json::from_slice(&text)
             .with_context(|| format!("{} is damaged; remove the data directory to start afresh", file.display()))?,
         Err(_) => begin(&file, options, running).await?,
     };
-    let before = settled(running, past.calls).await?;
+    let step = Step::start("Counting what was under way");
+    let (earlier, counted_before) = settled(running, past).await?;
+    step.done(&format!("{} calls of history, {} live ones before", grouped(past.calls), grouped(earlier)));
 
     let step = Step::of("Live calls through Envoy", LIVE_CALLS);
     let live = Live::start(find, running).await?;
@@ -113,18 +122,18 @@ async fn live_through(find: &Find, options: &Options, running: &Running) -> anyh
     farebox_portal::settings::set_example_url(&mut *running.app.pg.acquire().await?, &running.workspace.id, Some(&example)).await?;
     while live.sent() < LIVE_CALLS {
         tokio::time::sleep(Duration::from_millis(50)).await;
-        let _ = live.sent();
         step.say(format!("{} sent", live.sent()));
     }
     let sent = live.pause().await;
     step.done(&format!("{sent} calls, each asked for and told of"));
 
     let step = Step::start("Counting the last of them");
-    let counted = reach(running, before + sent).await?;
+    let counted = reach(running, counted_before + sent).await?;
     step.done("nothing is under way");
-    state(running, past, before, sent, counted).await?;
-    live.resume();
-    Ok(live)
+    let statement = Statement { history: past.calls, copies: past.copies, earlier, live: sent, counted };
+    println!("\n{statement}");
+    links(running, past).await?;
+    Ok(Lived { live, counted_before, statement })
 }
 
 /// The first start: everything up to now.
@@ -243,62 +252,7 @@ async fn consumer_ids(running: &Running) -> anyhow::Result<HashMap<String, Consu
     Ok(all.into_iter().map(|consumer| (consumer.name, consumer.id)).collect())
 }
 
-/// How many requests Farebox has counted, of all consumers and of none.
-async fn counted(running: &Running) -> anyhow::Result<u64> {
-    let text = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Secs, true);
-    let now = clock::now();
-    let path = format!(
-        "/api/v1/usage?meter=calls&window=none&from={}&to={}",
-        text(floor_minute(now) - TimeDelta::days(400)),
-        text(floor_minute(now) + TimeDelta::minutes(2))
-    );
-    let answer = running.instance.get(&path).await?;
-    let rows = answer["data"].as_array().context("the usage answer has no `data`")?;
-    let mut total = 0;
-    for row in rows {
-        total += row["value"].as_str().context("a usage row has no `value`")?.parse::<u64>()?;
-    }
-    Ok(total)
-}
-
-async fn wait_for_count(running: &Running, expected: u64, step: &Step) -> anyhow::Result<u64> {
-    let deadline = tokio::time::Instant::now() + CATCH_UP;
-    loop {
-        let now = counted(running).await?;
-        step.at(now);
-        if now == expected {
-            return Ok(now);
-        }
-        if now > expected || tokio::time::Instant::now() >= deadline {
-            bail!("{expected} requests were sent, but {now} are counted; the logs are in the data directory");
-        }
-        tokio::time::sleep(Duration::from_millis(250)).await;
-    }
-}
-
-async fn reach(running: &Running, expected: u64) -> anyhow::Result<u64> {
-    wait_for_count(running, expected, &Step::hidden()).await
-}
-
-/// What is counted once no event of an earlier start is under way any more: at least the history.
-async fn settled(running: &Running, at_least: u64) -> anyhow::Result<u64> {
-    let deadline = tokio::time::Instant::now() + CATCH_UP;
-    let mut last = 0;
-    loop {
-        let now = counted(running).await?;
-        if now >= at_least && now == last {
-            return Ok(now);
-        }
-        if tokio::time::Instant::now() >= deadline {
-            bail!("{at_least} requests were sent in the history, but {now} are counted");
-        }
-        last = now;
-        tokio::time::sleep(Duration::from_millis(500)).await;
-    }
-}
-
-/// The statement, and the links.
-async fn state(running: &Running, past: Past, before: u64, live: u64, counted: u64) -> anyhow::Result<()> {
+async fn links(running: &Running, past: Past) -> anyhow::Result<()> {
     let mut conn = running.app.pg.acquire().await?;
     let base = &running.credentials.base_url;
     let workspace = &running.workspace.id;
@@ -308,32 +262,8 @@ async fn state(running: &Running, past: Past, before: u64, live: u64, counted: u
     let email = consumer.email.as_deref().context("the showcase has no address")?;
     let developer = entry::consumer_user(&mut conn, workspace, &consumer.id, email, &consumer.name).await?;
     let portal = entry::consumer_demo_link(&mut conn, &developer, LINKS_ARE_GOOD_FOR).await?;
-    let earlier = before - past.calls;
-    println!();
-    println!(
-        "  Requests sent     {:>9}  = {} of history + {earlier} live before + {live} live now   ({} copies more on the wire)",
-        grouped(before + live),
-        grouped(past.calls),
-        past.copies
-    );
-    println!("  Requests counted  {:>9}", grouped(counted));
-    println!("  Difference        {:>9}", grouped((before + live).abs_diff(counted)));
-    println!();
     println!("  The console                   {base}{}", console.path);
     println!("  The portal, as {:14} {base}{}", consumer.name, portal.path);
     println!();
     Ok(())
-}
-
-/// 1234567 -> 1,234,567
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }

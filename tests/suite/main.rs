@@ -18,6 +18,7 @@ mod billing_history;
 mod billing_stripe_faults;
 mod connections;
 mod console;
+mod demo;
 mod finance;
 mod finance_mail;
 mod house;
@@ -203,6 +204,7 @@ fn main() -> ExitCode {
         insights::wrong_questions_get_clear_problems,
     );
     with_its_own!(tests:
+        demo::what_was_sent_is_counted_and_a_second_start_goes_on,
         pipeline::counts_equal_the_truth_although_everything_is_killed,
         ingest_faults::kafka_stands_still_and_the_disk_is_full,
     );
