@@ -44,6 +44,8 @@ pub struct Step {
     pub state: StepState,
     /// How it stands, and what to do where it does not stand well.
     pub detail: String,
+    /// When it was last run, for a step whose result is remembered.
+    pub ran_at: Option<DateTime<Utc>>,
     /// Whether it can be run (again).
     pub can_run: bool,
 }
@@ -78,6 +80,16 @@ pub enum StepName {
     Pushed,
     Paid,
 }
+
+impl StepName {
+    /// As in the API.
+    pub fn name(self) -> String {
+        serde_json::to_value(self).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default()
+    }
+}
+
+/// Findings that a person may take as they are when a month is closed for good.
+pub const ACCEPTABLE: [StepName; 4] = [StepName::MeterErrors, StepName::Unattributed, StepName::Compared, StepName::Late];
 
 struct Look<'a> {
     app: &'a App,
@@ -121,7 +133,7 @@ fn done(steps: &[Step], name: StepName) -> bool {
 
 fn step(step: StepName, state: StepState, detail: impl Into<String>) -> Step {
     let can_run = matches!(step, StepName::Counted | StepName::Late | StepName::Drafted | StepName::Compared | StepName::Issued);
-    Step { step, state, detail: detail.into(), can_run }
+    Step { step, state, detail: detail.into(), ran_at: None, can_run }
 }
 
 fn when(good: bool, otherwise: StepState) -> StepState {
@@ -255,7 +267,10 @@ impl Look<'_> {
                 StepState::Waiting,
                 "Not compared yet. Run this step to derive every invoice again from raw events.",
             ),
-            Some(row) => step(StepName::Compared, when(row.done, StepState::Attention), format!("{} (at {})", row.detail, row.ran_at)),
+            Some(row) => Step {
+                ran_at: Some(row.ran_at),
+                ..step(StepName::Compared, when(row.done, StepState::Attention), format!("{}.", row.detail))
+            },
         })
     }
 
@@ -384,13 +399,12 @@ pub async fn hard_close(app: &App, ws: &WorkspaceId, month: Period, accept: &[St
     if found.closed == Closed::Hard {
         return Ok(found);
     }
-    let acceptable = |name| matches!(name, StepName::MeterErrors | StepName::Unattributed | StepName::Compared | StepName::Late);
     let open: Vec<_> = found
         .steps
         .iter()
         .filter(|step| step.state != StepState::Done && step.step != StepName::Paid)
-        .filter(|step| !(acceptable(step.step) && accept.contains(&step.step)))
-        .map(|step| format!("{}: {}", name_of(step.step), step.detail))
+        .filter(|step| !(ACCEPTABLE.contains(&step.step) && accept.contains(&step.step)))
+        .map(|step| format!("{}: {}", step.step.name(), step.detail))
         .collect();
     if !open.is_empty() {
         return Err(BillingError::conflict(
@@ -413,10 +427,6 @@ pub async fn hard_close(app: &App, ws: &WorkspaceId, month: Period, accept: &[St
     .execute(&mut *app.pg.acquire().await?)
     .await?;
     checklist(app, ws, month).await
-}
-
-fn name_of(step: StepName) -> String {
-    serde_json::to_value(step).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
 async fn hard_closed(conn: &mut PgConnection, ws: &WorkspaceId, month: Period) -> Result<bool, BillingError> {
