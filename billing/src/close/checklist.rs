@@ -216,7 +216,7 @@ impl Look<'_> {
             "Nothing came after its period was invoiced that is not corrected.".to_owned()
         } else {
             format!(
-                "The events of {open} invoiced subscriptions have changed since; the next invoices correct what differs. Run this step to correct it by invoices of their own."
+                "Events of their periods were touched after {open} subscriptions were invoiced. The next invoices correct what differs; run this step to correct it now, by invoices of their own."
             )
         };
         Ok(step(StepName::Late, when(open == 0, StepState::Attention), detail))

@@ -136,7 +136,7 @@
         formatter: ps => { const i = [ps].flat()[0].dataIndex; return tip(x[i], cols.filter(c => c.data[i] != null).map(c => ({ name: c.name, value: c.data[i], color: c.color })), unit); } },
       xAxis: cat, yAxis: value,
     };
-    const legend = () => { if (cols.length > 1) { o.legend = { left: 0, top: 0, itemWidth: 12, itemHeight: 8, itemGap: 16, textStyle: text, icon: 'rect' }; o.grid.top = cols.length > 3 && fig.clientWidth < 440 ? 58 : 36; } };
+    const legend = () => { if (cols.length > 1) { o.legend = { left: 0, top: 0, itemWidth: 12, itemHeight: 8, itemGap: 16, textStyle: text, icon: 'rect' }; o.grid.top = 14 + 22 * Math.ceil(cols.reduce((sum, c) => sum + 36 + 6.5 * c.name.length, 0) / fig.clientWidth); } };
     if (kind === 'bars') {
       Object.assign(o, { xAxis: { ...value, splitNumber: 3 }, yAxis: { ...cat, inverse: true, axisLine: { show: false }, axisLabel: { ...text, color: ink, width: fig.clientWidth < 440 ? 120 : 220, overflow: 'truncate' } } });
       o.grid.right = 60;

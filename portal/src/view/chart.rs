@@ -59,6 +59,8 @@ pub struct Chart {
     pub first: &'static str,
     pub columns: Vec<ChartColumn>,
     pub rows: Vec<ChartRow>,
+    /// What stands in place of the picture while there are no rows.
+    pub empty: &'static str,
     pub total: Vec<String>,
     pub csv: Option<String>,
     /// Allowance, digits only.
@@ -81,6 +83,7 @@ impl Chart {
             first: "Day",
             columns: Vec::new(),
             rows: Vec::new(),
+            empty: "Nothing to draw yet.",
             total: Vec::new(),
             csv: None,
             cap: None,

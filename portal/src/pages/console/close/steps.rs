@@ -89,7 +89,11 @@ pub fn shown(list: Checklist, counted: Equation, run: Option<&CloseRun>, month: 
                     "What happens from now on belongs to the next month.".into()
                 };
             }
+            StepName::Arrived if !undone => shown.text = "Every source has told of the whole month, or its grace is over.".into(),
             StepName::Counted => {
+                if !undone {
+                    shown.text = "The same by rollups as by raw events.".into();
+                }
                 shown.equation = equation.take();
                 shown.run = may.then_some(("counted", "Count again"));
             }

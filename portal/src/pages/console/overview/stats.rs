@@ -8,7 +8,7 @@ use farebox_insights::kpis::ConversionAnswer;
 use super::{Days, MONEY};
 use crate::context::Ctx;
 use crate::failure::Failure;
-use crate::format;
+use crate::{account, format};
 use crate::pages::console::kpis::percent;
 use crate::pages::console::months;
 use crate::view::{Direction, Stat};
@@ -59,7 +59,9 @@ pub fn money(
         let (sign, direction) = if moved.minor > 0 { ("+", Direction::Better) } else { ("", Direction::Worse) };
         recurs = recurs.change(format!("{sign}{} in 30 days,", format::money(moved)), direction);
     }
-    let usage = match periods.iter().find(|p| p.start == month.start).or(periods.last()) {
+    // Usage is invoiced when its month is over.
+    let running = account::month_of(ctx, now);
+    let usage = match periods.iter().rfind(|p| p.start < month.end && p.start < running.start) {
         Some(p) => {
             let note = format!("invoiced for {}, before tax", format::month(local_date(p.start, ctx.tz())));
             Stat::new("Usage revenue", format::money(p.usage), note)

@@ -128,6 +128,7 @@ fn rejections(verdicts: &[tally::VerdictCount]) -> Chart {
     Chart {
         first: "Reason",
         caption: "Records rejected at the door, by reason".into(),
+        empty: "None was rejected.",
         columns: vec![ChartColumn::new("Records", 5)],
         rows: rows.collect(),
         total: vec![format::count(refused)],
