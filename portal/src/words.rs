@@ -241,9 +241,26 @@ pub fn allowance(definition: &PlanDefinition, free: bool) -> Option<Allowance> {
     Some(Allowance { meter: quota.meter.clone(), units: quota.limit.0.clone(), refused_beyond: false, charged_beyond: !free })
 }
 
+/// A call by its route, as gateways name it: with its method, or without.
+pub fn call(method: &str, route: &str) -> String {
+    match route {
+        "" => format!("{method} (no route)"),
+        _ if route.strip_prefix(method).is_some_and(|rest| rest.starts_with(' ')) => route.to_owned(),
+        _ => format!("{method} {route}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_call_names_its_method_once() {
+        assert_eq!(call("GET", "GET /orders"), "GET /orders");
+        assert_eq!(call("GET", "/orders"), "GET /orders");
+        assert_eq!(call("GET", "GETTING /orders"), "GET GETTING /orders");
+        assert_eq!(call("GET", ""), "GET (no route)");
+    }
 
     fn usd() -> Currency {
         "USD".parse().expect("known")

@@ -141,8 +141,7 @@ async fn seen(portal: &Portal, ctx: &Ctx) -> Result<Option<String>, Failure> {
     let calls = latest::calls(&portal.app, &ctx.workspace.id, ctx.consumer()?, period, 1).await?;
     Ok(calls.first().map(|call| {
         let counts = if call.reason.is_empty() { "it counts" } else { "it does not count" };
-        let what = if call.route.is_empty() { call.method.clone() } else { format!("{} {}", call.method, call.route) };
-        format!("{what}, status {}, {}; {counts}.", call.status, format::relative(call.at, ctx.now()))
+        format!("{}, status {}, {}; {counts}.", words::call(&call.method, &call.route), call.status, format::relative(call.at, ctx.now()))
     }))
 }
 

@@ -8,10 +8,10 @@ use farebox_insights::kpis::ConversionAnswer;
 use super::{Days, MONEY};
 use crate::context::Ctx;
 use crate::failure::Failure;
-use crate::{account, format};
 use crate::pages::console::kpis::percent;
 use crate::pages::console::months;
 use crate::view::{Direction, Stat};
+use crate::{account, format};
 
 /// Calls of the month, against as much of the month before.
 pub fn requests(days: &Days, month: Period, before: Period, ctx: &Ctx) -> Stat {

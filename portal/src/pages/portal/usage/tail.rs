@@ -14,7 +14,7 @@ use super::{Asked, Range};
 use crate::context::{Ctx, page};
 use crate::failure::Failure;
 use crate::view::{Badge, Tone};
-use crate::{Portal, format};
+use crate::{Portal, format, words};
 
 const TAIL: usize = 20;
 
@@ -57,7 +57,7 @@ pub async fn tail(portal: &Portal, ctx: &Ctx, consumer: &ConsumerId, range: &Ran
         let clock = format::clock_millis(call.at, ctx.tz());
         Call {
             time: if day == today { clock } else { format!("{} {clock}", format::day_month(day)) },
-            request: if call.route.is_empty() { format!("{} (no route)", call.method) } else { format!("{} {}", call.method, call.route) },
+            request: words::call(&call.method, &call.route),
             status: status_badge(&call),
             took: format::took(call.latency_us.into()),
             key: names.get(call.credential.as_str()).map_or_else(|| "–".to_owned(), |name| (*name).to_owned()),
