@@ -64,7 +64,7 @@ pub async fn days(app: &App, calls: &Calls, zone: Tz) -> Result<Vec<ActiveDay>, 
     if calls.period.is_empty() {
         return Ok(Vec::new());
     }
-    let outer = "SELECT who, toInt32(toRelativeDayNum(minute, {zone:String})) AS day, sum(n) AS calls FROM ({facts}) GROUP BY who, day ORDER BY who, day";
+    let outer = "SELECT who, toInt32(toRelativeDayNum(minute, {zone:String})) AS day, sum(n) AS calls FROM ({facts}) WHERE who != '' GROUP BY who, day ORDER BY who, day";
     let found = calls.query(app, outer, &one_day(zone)).await?.param("zone", zone.name()).fetch_all::<Found>().await?;
     let day = |n: i32| NaiveDate::from_num_days_from_ce_opt(n + UNIX_DAY).unwrap_or_default();
     Ok(found.into_iter().map(|row| ActiveDay { who: row.who, day: day(row.day), calls: row.calls }).collect())
@@ -80,7 +80,7 @@ pub async fn first(app: &App, calls: &Calls) -> Result<Vec<(String, DateTime<Utc
     if calls.period.is_empty() {
         return Ok(Vec::new());
     }
-    let outer = "SELECT who, toUnixTimestamp64Micro(min(first_at)) AS at FROM ({facts}) GROUP BY who ORDER BY who";
+    let outer = "SELECT who, toUnixTimestamp64Micro(min(first_at)) AS at FROM ({facts}) WHERE who != '' GROUP BY who ORDER BY who";
     let found = calls.query(app, outer, &plan::any).await?.fetch_all::<Found>().await?;
     Ok(found.into_iter().map(|row| (row.who, instant(row.at))).collect())
 }
@@ -131,7 +131,7 @@ impl Calls {
             Unit::Consumer => "consumer",
             Unit::Credential => "credential",
         };
-        let mut filter = format!("{who} != '' AND {QUALIFIES}");
+        let mut filter = QUALIFIES.to_owned();
         let only = [("api", &self.api), ("api_version", &self.api_version), ("route", &self.route)];
         for (column, value) in only {
             if value.is_some() {

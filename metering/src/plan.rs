@@ -51,7 +51,13 @@ pub(crate) struct Runs {
 }
 
 impl Runs {
+    /// In the order of time. A second run from the same start takes the place of the first: each start stands once,
+    /// because the question looks generations up by it.
     pub fn push(&mut self, start: u32, generation: u64) {
+        if self.starts.last() == Some(&start) {
+            self.starts.pop();
+            self.gens.pop();
+        }
         if self.gens.last() != Some(&generation) {
             self.starts.push(start);
             self.gens.push(generation);
@@ -457,6 +463,9 @@ mod tests {
                 Day { start: w[0], end: w[1], generation: if answers { *generation } else { 0 }, inside: Arc::new(Inside { touched: 1, minutes, hours }) }
             }).collect();
             let plan = assemble(&days, inner, cut, &whole);
+            for runs in [&plan.days, &plan.hours, &plan.minutes] {
+                prop_assert!(runs.starts.windows(2).all(|w| w[0] < w[1]), "{:?}", runs.starts);
+            }
             for minute in (edges[0]..edges[3]).step_by(60).filter(|m| events(*m)) {
                 let asked = at(minute) < period.end && period.start < at(minute + 60);
                 let row = |bucket: u32, generation: u64, runs: &Runs| {
