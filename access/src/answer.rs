@@ -6,6 +6,7 @@ use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
+use farebox_core::decision::MIRROR;
 use farebox_core::problem::Problem;
 
 use crate::decide::{Decision, Outcome};
@@ -35,7 +36,7 @@ impl Answer {
             put(headers, "x-farebox-api", Some(&called.api));
             put(headers, "x-farebox-api-version", Some(called.version.as_str()).filter(|version| !version.is_empty()));
         }
-        put(headers, "x-farebox-marker", (decision.outcome == Outcome::Mirrored).then_some("mirror"));
+        put(headers, "x-farebox-marker", (decision.outcome == Outcome::Mirrored).then_some(MIRROR));
         put(headers, "x-farebox-over-quota", decision.over.map(Quota::feature));
         headers.insert(HeaderName::from_static("x-farebox-snapshot-age"), decision.snapshot_age_s.into());
         if let Some(age) = decision.usage_age_s {
@@ -124,7 +125,10 @@ fn problem(decision: &Decision) -> Option<Problem> {
     let forbidden = |slug: &str, title: &str, detail: String| Problem::new(StatusCode::FORBIDDEN, slug, title, detail);
     Some(match decision.outcome {
         Outcome::Allowed | Outcome::AllowedStale | Outcome::Anonymous | Outcome::Mirrored => return None,
-        Outcome::NoKey => unauthorized("no-key", "Send an API key as `x-api-key` or `Authorization: Bearer`."),
+        Outcome::NoKey => {
+            let header = decision.space.map_or("x-api-key", |space| space.policy.key_header());
+            unauthorized("no-key", &format!("Send an API key as `{header}` or `Authorization: Bearer`."))
+        }
         Outcome::UnknownKey => {
             unauthorized("unknown-key", "This key is unknown or was revoked. Check it, or take a new one in the developer portal.")
         }

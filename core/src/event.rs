@@ -104,7 +104,8 @@ pub struct RequestData {
     /// ISO 3166-1 alpha-2.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub client_country: String,
-    /// `mirror`, `health_check` or `retry` for calls that must not count twice; empty for all others.
+    /// `mirror`, `health_check` or `retry` for calls that must not count twice; `from_decision` for one that stands in for
+    /// a lost log; empty for all others.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub marker: String,
     /// Free properties by JSON pointer (`/total_tokens`), as JSON text of scalar values (strings unquoted).

@@ -13,6 +13,7 @@ pub mod auth;
 pub mod clickhouse;
 pub mod clock;
 pub mod config;
+pub mod decision;
 pub mod event;
 pub mod field_map;
 pub mod http;

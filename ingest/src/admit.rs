@@ -4,7 +4,8 @@
 use std::collections::HashSet;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use farebox_core::event::{self, SpecVersion, UsageEvent};
+use farebox_core::decision;
+use farebox_core::event::{self, RequestData, SpecVersion, UsageEvent};
 use farebox_core::ids::WorkspaceId;
 use farebox_core::intake_settings::{self, IntakeSettings};
 use farebox_core::{App, clock, source, workspace};
@@ -52,16 +53,17 @@ pub fn admit(draft: Draft, arrival: &Arrival, permissions: &Permissions) -> Resu
         check_time(draft.time.unwrap_or(arrival.received_at), arrival, permissions, &source)
     };
     let time = check().map_err(|rejection: Rejection| rejection.of_event(&source, &id))?;
+    let data = RequestData { marker: decision::marker(&draft.data.decision, draft.data.marker), ..draft.data };
     Ok(UsageEvent {
         specversion: SpecVersion::V1,
-        id: event::identity(&source, &id, &draft.data.decision),
+        id: event::identity(&source, &id, &data.decision),
         source,
         kind: draft.kind,
         time,
         subject: draft.subject,
         workspace: arrival.workspace.clone(),
         received_at: arrival.received_at,
-        data: draft.data,
+        data,
     })
 }
 
@@ -164,5 +166,22 @@ mod tests {
         assert_eq!(admit(draft.clone(), &arrival, &Permissions::default()).expect("in the window").id, "s/1");
         draft.data.decision = "d1".to_owned();
         assert_eq!(admit(draft, &arrival, &Permissions::default()).expect("in the window").id, "dec:d1");
+    }
+
+    #[test]
+    fn a_call_is_a_copy_when_its_decision_says_so_and_not_when_a_header_does() {
+        let workspace = WorkspaceId::new();
+        let arrival = Arrival { workspace: &workspace, source: "edge", received_at: now(), fallback_id: "f" };
+        let marker = |decision: String, claimed: &str| {
+            let record = format!(
+                r#"{{"specversion":"1.0","id":"1","source":"s","type":"farebox.request.v1","data":{{"status":200,"decision":"{decision}","marker":"{claimed}"}}}}"#
+            );
+            let draft = Format::cloudevents().decode(record.as_bytes()).expect("it is right");
+            admit(draft, &arrival, &Permissions::default()).expect("in the window").data.marker
+        };
+        let decided = |mirrored| decision::new_id(now(), mirrored).simple().to_string();
+        assert_eq!(marker(decided(false), "mirror"), "", "it would be free");
+        assert_eq!(marker(decided(true), ""), "mirror");
+        assert_eq!(marker(String::new(), "mirror"), "mirror", "a program's own word");
     }
 }

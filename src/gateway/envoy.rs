@@ -19,7 +19,8 @@ pub enum Asks {
 }
 
 impl Asks {
-    fn template(self) -> &'static str {
+    /// The configuration, still to be filled in.
+    pub fn template(self) -> &'static str {
         match self {
             Self::Http => include_str!("../../deploy/gateways/envoy/envoy.yaml"),
             Self::Grpc => include_str!("../../deploy/gateways/envoy/envoy-grpc.yaml"),
@@ -28,27 +29,39 @@ impl Asks {
 }
 
 /// The source that this Envoy is registered as, in the demo's catalogue and the tests'.
-const SOURCE: &str = "envoy-1";
+pub const SOURCE: &str = "envoy-1";
 
 /// Starts Envoy as one of the instance's engines; returns its address.
 pub async fn start(find: &Find, running: &Running, upstream: SocketAddr) -> anyhow::Result<String> {
     let directory = find.data.join("envoy");
-    let (file, port) = configure(Asks::Http, &directory, &running.credentials, upstream)?;
+    let (file, port) = configure(Asks::Http.template(), SOURCE, &directory, &running.credentials, upstream)?;
     running.engines.start_envoy(&file, port)?;
     running.engines.ready(farebox_engines::NAME_ENVOY).await?;
     Ok(format!("http://localhost:{port}"))
 }
 
 /// An Envoy of its own, for a test.
-pub async fn process(asks: Asks, directory: &Path, credentials: &Credentials, upstream: SocketAddr) -> anyhow::Result<Process> {
-    let (file, port) = configure(asks, directory, credentials, upstream)?;
+pub async fn process(
+    template: &str,
+    source: &str,
+    directory: &Path,
+    credentials: &Credentials,
+    upstream: SocketAddr,
+) -> anyhow::Result<Process> {
+    let (file, port) = configure(template, source, directory, credentials, upstream)?;
     let file = file.display().to_string();
     let arguments = ["--log-level", "warning", "--disable-hot-restart", "--concurrency", "1", "-c", file.as_str()];
     Process::start(&Artefacts::find(None)?.envoy()?, &arguments, directory, port).await
 }
 
 /// Fills the template; returns the file and the port of the listener.
-fn configure(asks: Asks, directory: &Path, credentials: &Credentials, upstream: SocketAddr) -> anyhow::Result<(PathBuf, u16)> {
+fn configure(
+    template: &str,
+    source: &str,
+    directory: &Path,
+    credentials: &Credentials,
+    upstream: SocketAddr,
+) -> anyhow::Result<(PathBuf, u16)> {
     let farebox = url::Url::parse(&credentials.base_url)?;
     let (port, admin) = (free_port()?, free_port()?);
     let values = [
@@ -58,8 +71,8 @@ fn configure(asks: Asks, directory: &Path, credentials: &Credentials, upstream: 
         ("FAREBOX_PORT", farebox.port_or_known_default().context("the instance has no port")?.to_string()),
         ("UPSTREAM_HOST", upstream.ip().to_string()),
         ("UPSTREAM_PORT", upstream.port().to_string()),
-        ("SOURCE", SOURCE.to_owned()),
+        ("SOURCE", source.to_owned()),
         ("TOKEN", credentials.ingest_token.clone()),
     ];
-    Ok((fill(directory, "envoy.yaml", asks.template(), &values)?, port))
+    Ok((fill(directory, "envoy.yaml", template, &values)?, port))
 }

@@ -9,7 +9,7 @@ use farebox::instance::Credentials;
 use farebox_core::clock;
 use farebox_core::period::Period;
 use reqwest::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::harness::{Suite, eventually};
@@ -131,6 +131,10 @@ impl Scene {
         assert_eq!(events.len() as u64, calls - 1, "all but the call without a known key");
         assert!(events.iter().all(|e| e["data"]["route"].as_str().or(e["route"].as_str()).is_some_and(|r| !r.is_empty())), "{of_initech}");
         assert!(!of_initech.to_string().contains("s3cret") && !of_initech.to_string().contains(FORGED));
+        // Five went through, and each is billed, although each says of itself that it is a copy.
+        assert_eq!(usage(&self.shop, "meter=requests").await, [(json!({}), 5)]);
+        let marked = usage(&self.shop, "meter=calls&group_by=marker").await;
+        assert!(marked.iter().all(|(group, _)| group["marker"] == ""), "{marked:?}");
     }
 
     async fn reconciliation(&self) -> Vec<Value> {
@@ -147,7 +151,7 @@ impl Scene {
 /// Over HTTP, and what is missing when a log is lost.
 pub async fn envoy_enforces_and_every_call_counts_once(suite: &Suite) {
     let start = |directory: std::path::PathBuf, credentials, upstream| async move {
-        envoy::process(Asks::Http, &directory, &credentials, upstream).await
+        envoy::process(Asks::Http.template(), envoy::SOURCE, &directory, &credentials, upstream).await
     };
     let scene = Scene::set(suite, "envoy", start).await;
     let calls = scene.play(true).await;
@@ -170,7 +174,7 @@ pub async fn envoy_enforces_and_every_call_counts_once(suite: &Suite) {
 
 pub async fn envoy_enforces_over_grpc(suite: &Suite) {
     let start = |directory: std::path::PathBuf, credentials, upstream| async move {
-        envoy::process(Asks::Grpc, &directory, &credentials, upstream).await
+        envoy::process(Asks::Grpc.template(), envoy::SOURCE, &directory, &credentials, upstream).await
     };
     let scene = Scene::set(suite, "envoy-grpc", start).await;
     let calls = scene.play(true).await;
@@ -196,6 +200,75 @@ pub async fn nginx_enforces_and_every_call_counts_once(suite: &Suite) {
     let calls = scene.play(true).await;
     scene.settles(suite, nginx::SOURCE, calls, Some("nginx")).await;
     scene.end().await;
+}
+
+/// What is grouped by, and how many.
+async fn usage(shop: &Shop, query: &str) -> Vec<(Value, u64)> {
+    let now = clock::now();
+    let stamp = |at: chrono::DateTime<chrono::Utc>| at.format("%Y-%m-%dT%H:%M:00Z").to_string();
+    let (from, to) = (stamp(now - TimeDelta::hours(1)), stamp(now + TimeDelta::minutes(2)));
+    let found = shop.tenant.get(&format!("/api/v1/usage?window=none&from={from}&to={to}&{query}")).await;
+    let rows = found["data"].as_array().expect("rows").iter();
+    rows.map(|row| (row["group"].clone(), row["value"].as_str().and_then(|v| v.parse().ok()).expect("a whole number"))).collect()
+}
+
+/// Envoy copies each call to a second gateway (a canary's, say), which asks and tells as a source that the catalogue names
+/// as a mirror: every copy passes and is in usage as one, and the consumer pays for their own calls alone.
+pub async fn mirrored_calls_are_seen_and_never_billed(suite: &Suite) {
+    const CALLS: u64 = 7;
+    const SHADOW: &str = "envoy-shadow";
+    let shop = Shop::open(suite, "mirror").await;
+    let catalogue = format!(
+        "workspace: {}\ncurrency: USD\ntime_zone: UTC\nseller: {{name: Shop, address: {{country: US}}, invoice_number_prefix: S-}}\n\
+         sources: [{{name: {SHADOW}, format: envoy}}]\ndecisions: {{mirrors: [{SHADOW}]}}\n",
+        shop.tenant.workspace.name
+    );
+    let applied = shop.tenant.call(Method::POST, "/api/v1/catalog").body(catalogue.clone()).send().await.expect("an answer");
+    let applied: Value = applied.json().await.expect("JSON");
+    let changes: Vec<_> = applied["changes"].as_array().expect("changes").iter().map(|c| c["what"].as_str().unwrap_or_default()).collect();
+    assert_eq!(changes, ["what decisions go by", "source envoy-shadow"]);
+    let exported = shop.tenant.call(Method::GET, "/api/v1/catalog").send().await.expect("an answer").text().await.expect("a file");
+    let again = shop.tenant.call(Method::POST, "/api/v1/catalog").body(exported.clone()).send().await.expect("an answer");
+    let again: Value = again.json().await.expect("JSON");
+    assert_eq!(again["changes"], json!([]), "what is exported is what is there: {again}\n{exported}");
+    shop.until_in_force().await;
+
+    let stop = CancellationToken::new();
+    let upstream = upstream::serve(stop.clone()).await.expect("a port");
+    let credentials = Credentials { ingest_token: shop.tenant.token.clone(), ..suite.credentials.clone() };
+    let directory = |name: &str| suite.data.join(format!("{name}-{}", shop.tenant.workspace.id));
+    let template = Asks::Grpc.template();
+    let shadow = envoy::process(template, SHADOW, &directory("shadow"), &credentials, upstream).await.expect("the second gateway starts");
+    let port = shadow.url.rsplit_once(':').expect("a port").1;
+    let cluster = format!(
+        "  - {{name: shadow, connect_timeout: 1s, type: STATIC, load_assignment: {{cluster_name: shadow, endpoints: [{{lb_endpoints: \
+         [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}}}}}]}}]}}}}\n  - {{name: upstream,"
+    );
+    let mirroring = template
+        .replace("route: {cluster: upstream}", "route: {cluster: upstream, request_mirror_policies: [{cluster: shadow}]}")
+        .replace("  - {name: upstream,", &cluster);
+    let first = envoy::process(&mirroring, envoy::SOURCE, &directory("mirroring"), &credentials, upstream).await.expect("Envoy starts");
+    let client = reqwest::Client::new();
+    for _ in 0..CALLS {
+        let call = client.get(format!("{}/v1/orders", first.url)).header("x-api-key", &shop.key).send().await.expect("an answer");
+        assert_eq!(call.status(), 200);
+    }
+
+    let by_source = "meter=calls&group_by=source&group_by=marker";
+    let expected = [(json!({ "source": envoy::SOURCE, "marker": "" }), CALLS), (json!({ "source": SHADOW, "marker": "mirror" }), CALLS)];
+    eventually("copies are seen beside their originals", SOON, || async {
+        let mut found = usage(&shop, by_source).await;
+        found.sort_by_key(|(group, _)| group["source"].to_string());
+        (found == expected).then_some(())
+    })
+    .await;
+    assert_eq!(usage(&shop, "meter=requests").await, [(json!({}), CALLS)]);
+    let hours = shop.tenant.get("/api/v1/decisions/reconciliation").await;
+    assert!(!hours.to_string().contains(SHADOW), "no gap is made up of copies: {hours}");
+    for gateway in [first, shadow] {
+        gateway.stop().await;
+    }
+    stop.cancel();
 }
 
 async fn decisions(suite: &Suite, shop: &Shop, source: &str) -> u64 {

@@ -56,7 +56,8 @@ pub async fn from_sign_up_to_a_paid_invoice(suite: &Suite) {
     // Call through Envoy: allowed, refused without a key, refused outside the plan.
     let stop = CancellationToken::new();
     let upstream = upstream::serve(stop.clone()).await.expect("the API listens");
-    let gateway = envoy::process(Asks::Http, &suite.data.join("envoy"), &suite.credentials, upstream).await.expect("Envoy starts");
+    let gateway = envoy::process(Asks::Http.template(), envoy::SOURCE, &suite.data.join("envoy"), &suite.credentials, upstream).await;
+    let gateway = gateway.expect("Envoy starts");
     let call = async |path: &str, key: &str| {
         let request = reqwest::Client::new().get(format!("{}{path}", gateway.url)).header("x-api-key", key);
         request.send().await.map(|answer| answer.status())

@@ -95,8 +95,13 @@ impl Shop {
     pub async fn choose(&self, policy: Value) {
         let put = self.tenant.call(Method::PUT, "/api/v1/decision-policy").json(&policy).send().await.expect("an answer");
         assert_eq!(put.status(), 200, "{}", put.text().await.unwrap_or_default());
+        self.until_in_force().await;
+    }
+
+    /// Waits until the suite's instance decides by what PostgreSQL has now.
+    pub async fn until_in_force(&self) {
         let set_at = farebox_core::clock::now();
-        eventually("the policy is in force", SOON, || async {
+        eventually("what was set is in force", SOON, || async {
             let (_, headers, _) = self.ask_as("opening", None, "OPTIONS", "/no/such").await;
             let age: i64 = header(&headers, "x-farebox-snapshot-age").parse().expect("an age");
             // A whole second older than its set time, it would not have it.

@@ -8,22 +8,20 @@
 //! `route_name`; the principal is what `/v1/decide` answered (`consumer`), or none.
 //!
 //! Id: `decision`, which no client can choose; else `x-request-id`, which Envoy takes from clients unless told not to, so
-//! that it is joined with a hash of the record; else none.
+//! that it is joined with a hash of the record; else none. The decision's id tells of mirrored traffic, too; a log's own word
+//! for it could be a client's header, and is not read.
 
 use chrono::{DateTime, Utc};
 use farebox_core::event::{AnsweredBy, RequestData};
 
-use super::{Draft, api_of, decision, joined, latency, method, status, times, without_secret};
+use super::{Draft, api_of, decision, joined, latency, method, own_hash, status, times, without_secret};
 use crate::fields::{Log, Object, log_text};
-use crate::intake::hash_of;
 use crate::verdict::Rejection;
 
 const DECISION: &[&str] = &["decision", "farebox.decision", "x-farebox-decision"];
 const REQUEST_ID: &[&str] = &["x-request-id", "id", "farebox.id", "request_id"];
 const CONSUMER: &[&str] = &["consumer", "farebox.consumer", "x-farebox-consumer"];
 const CREDENTIAL: &[&str] = &["credential", "farebox.credential", "x-farebox-credential"];
-/// `mirror` where the decision policy names the source as a mirror.
-const MARKER: &[&str] = &["marker", "farebox.marker", "x-farebox-marker"];
 const ROUTE: &[&str] = &["route_name", "route", "http.route"];
 const METHOD: &[&str] = &["method", "http.request.method"];
 const PATH: &[&str] = &["x-envoy-origin-path", "path", "url.path"];
@@ -43,7 +41,7 @@ pub fn decode(record: &[u8]) -> Result<Draft, Rejection> {
             written if written.is_empty() => return Err(Rejection::missing("/start_time")),
             written => times::iso(&written, || log.at("start_time"))?,
         };
-        draft(&log, time, || hash_of(record))
+        draft(&log, time, STATUS[0].0, || own_hash(record))
     })
 }
 
@@ -55,9 +53,11 @@ pub(super) fn named(log: &impl Log, read: impl FnOnce() -> Result<Draft, Rejecti
     })
 }
 
-/// `own` is what no client can choose.
-pub(super) fn draft(log: &impl Log, time: DateTime<Utc>, own: impl FnOnce() -> String) -> Result<Draft, Rejection> {
-    let answer = log.first_amount(STATUS)?.ok_or_else(|| Rejection::missing(log.place(place_of_status(log))))?;
+/// `status_name` is how this way of logging names the status; `own` is what no client can choose.
+pub(super) fn draft(log: &impl Log, time: DateTime<Utc>, status_name: &str, own: impl FnOnce() -> String) -> Result<Draft, Rejection> {
+    let named = STATUS.iter().find(|(key, _)| log.said(key).is_ok_and(|said| !said.is_empty()));
+    let place = || log.place(named.map_or(status_name, |(key, _)| key));
+    let answer = log.first_amount(STATUS)?.ok_or_else(|| Rejection::missing(place()))?;
     let route = route(log.first_said(ROUTE)?);
     let (api, api_version) = api_of(String::new(), &log.first_said(PATH)?, !route.is_empty());
     let given = |key: &str, else_: String| log.said(key).map(|said| if said.is_empty() { else_ } else { said });
@@ -66,7 +66,7 @@ pub(super) fn draft(log: &impl Log, time: DateTime<Utc>, own: impl FnOnce() -> S
         api_version: given("farebox.api_version", api_version)?,
         route,
         method: method(log.first_said(METHOD)?),
-        status: status(answer, || log.place(place_of_status(log)))?,
+        status: status(answer, place)?,
         latency_us: latency(log.first_amount(LATENCY)?.unwrap_or(0)),
         request_bytes: log.first_amount(RECEIVED)?.unwrap_or(0),
         response_bytes: log.first_amount(SENT)?.unwrap_or(0),
@@ -74,16 +74,11 @@ pub(super) fn draft(log: &impl Log, time: DateTime<Utc>, own: impl FnOnce() -> S
         decision: decision(log.first_said(DECISION)?),
         credential: without_secret(log.first_said(CREDENTIAL)?),
         gateway: "envoy".to_owned(),
-        marker: log.first_said(MARKER)?,
         ..RequestData::default()
     };
-    Ok(Draft::call(time, joined(&log.first_said(REQUEST_ID)?, own), log.first_said(CONSUMER)?, data))
-}
-
-/// The name under which this log has the status.
-fn place_of_status(log: &impl Log) -> &'static str {
-    let there = STATUS.iter().find(|(key, _)| log.said(key).is_ok_and(|said| !said.is_empty()));
-    there.unwrap_or(&STATUS[0]).0
+    // The decision is the identity: nothing has to be joined.
+    let id = if data.decision.is_empty() { joined(&log.first_said(REQUEST_ID)?, own) } else { Some(data.decision.clone()) };
+    Ok(Draft::call(time, id, log.first_said(CONSUMER)?, data))
 }
 
 /// `METHOD name`, where Envoy writes `-` for a name when no route matched.
@@ -162,6 +157,13 @@ mod tests {
         assert!(id(1).starts_with("e52f5442-5bb7-47bb-97e1-652f56bb6ad6/"));
         assert_eq!(id(1), id(1));
         assert_ne!(id(1), id(2));
+    }
+
+    #[test]
+    fn a_marker_that_a_client_could_have_sent_is_not_read() {
+        for name in ["marker", "farebox.marker", "x-farebox-marker"] {
+            assert_eq!(with(&[(name, json!("mirror"))]).expect("it is right").data.marker, "", "{name}");
+        }
     }
 
     #[test]

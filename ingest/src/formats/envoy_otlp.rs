@@ -26,7 +26,7 @@ pub fn decode_record(record: &LogRecord) -> Result<Draft, Rejection> {
         let time = nanos.and_then(|n| DateTime::from_timestamp_micros(n / 1000));
         let time =
             time.ok_or_else(|| Rejection::new(Reason::InvalidTime, "/timeUnixNano", "/timeUnixNano must be nanoseconds since 1970."))?;
-        envoy::draft(&attributes, time, || record.time_unix_nano.to_string())
+        envoy::draft(&attributes, time, "http.response.status_code", || record.time_unix_nano.to_string())
     })
 }
 
@@ -54,14 +54,16 @@ mod tests {
         assert_eq!(draft.subject, "");
         let unrouted = decode(with("http.route", "GET -").as_bytes()).expect("no route");
         assert_eq!((unrouted.data.route.as_str(), unrouted.data.api.as_str()), ("", ""));
-        assert_eq!(decode(with("http.response.status_code", "-").as_bytes()).expect_err("no status").reason, Reason::MissingField);
+        let unanswered = decode(with("http.response.status_code", "-").as_bytes()).expect_err("no status");
+        assert_eq!((unanswered.reason, unanswered.pointer.as_str()), (Reason::MissingField, "http.response.status_code"));
         assert_eq!(decode(with("duration_us", "fast").as_bytes()).expect_err("no number").reason, Reason::WrongType);
     }
 
     #[test]
     fn a_clients_request_id_does_not_make_two_calls_one() {
-        let other = sample("envoy_otlp").replace("1795268435453021000", "1795268435453021001");
+        let undecided = with("farebox.decision", "-");
+        let other = undecided.replace("1795268435453021000", "1795268435453021001");
         let id = |record: &str| decode(record.as_bytes()).expect("a true sample").id;
-        assert_ne!(id(sample("envoy_otlp")), id(&other));
+        assert_ne!(id(&undecided), id(&other));
     }
 }
