@@ -5,7 +5,7 @@
 //! waits until its events are there, takes each subscription's usage with its proof from metering, lets the pure
 //! functions of [`rating`] price it, and writes one invoice with sealed proofs in one transaction; [`invoices`] then
 //! moves along its states, and [`stripe`] pushes it. [`audit`] re-derives every line from raw events. [`preview`] shows
-//! the invoice that is gathering, [`entitlements`] tells access what is allowed and [`overdue`] who owes,
+//! the invoice that is gathering, [`entitlements`] tells access what is allowed, [`decision_policy`] what the provider chose, and [`overdue`] who owes,
 //! [`revenue`] tells insights who pays. What all that means for the books is derived in [`ledger`]. Finance takes files
 //! from [`exports`] and an invoice as a document from [`documents`]; what is done about unpaid invoices is in [`dunning`].
 #![forbid(unsafe_code)]
@@ -17,6 +17,7 @@ pub mod close;
 pub mod contracts;
 pub mod coupons;
 pub mod credits;
+pub mod decision_policy;
 pub mod documents;
 pub mod dunning;
 pub mod entitlements;

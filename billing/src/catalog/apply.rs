@@ -13,7 +13,7 @@ use sqlx::{Connection, PgConnection};
 
 use super::check::{Catalog, ConsumerEntry, SubscriptionEntry};
 use crate::plans::Published;
-use crate::{BillingError, plans, settings, subscriptions};
+use crate::{BillingError, decision_policy, plans, settings, subscriptions};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Applied {
@@ -72,6 +72,12 @@ async fn write(conn: &mut PgConnection, catalog: &Catalog, actor: &str) -> Resul
     {
         intake_settings::set(conn, ws, after).await?;
         applied.note("change", "what is taken in");
+    }
+    if let Some(after) = &catalog.decisions
+        && decision_policy::get(conn, ws).await? != *after
+    {
+        decision_policy::set(conn, ws, after).await?;
+        applied.note("change", "what decisions go by");
     }
     for format in &catalog.formats {
         let before = formats::upsert(conn, ws, format).await?;

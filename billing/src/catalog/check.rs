@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use super::errors::{CatalogError, Errors};
 use super::plan::Reader;
 use super::raw::{At, RawAddress, RawBilling, RawCatalog, RawConsumer, RawIntake, RawMeter, RawPlan, RawSeller};
+use crate::decision_policy::Policy;
 use crate::rating::PlanDefinition;
 use crate::rating::models::zero;
 use crate::revenue::missing_amounts;
@@ -34,6 +35,8 @@ pub struct Catalog {
     pub taxes: Value,
     /// None: as it is.
     pub intake: Option<IntakeSettings>,
+    /// None: as it is.
+    pub decisions: Option<Policy>,
     pub formats: Vec<FieldMap>,
     /// As they are unless given.
     pub billing: Option<BillingSettings>,
@@ -103,6 +106,7 @@ pub fn check(raw: &RawCatalog) -> Result<Catalog, Vec<CatalogError>> {
     let seller = raw.seller.as_ref().map_or_else(|| json!({}), |seller| self::seller(seller, &mut errors));
     let taxes = taxes(raw, &mut errors);
     let intake = raw.intake.as_ref().map(|raw| intake(raw, &mut errors));
+    let decisions = super::decisions::read(raw, &mut errors);
     let formats = super::formats::read(raw, &mut errors);
     let billing = raw.billing.as_ref().map(|billing| self::billing(billing, &mut errors));
     let sources = sources(raw, &mut errors);
@@ -124,6 +128,7 @@ pub fn check(raw: &RawCatalog) -> Result<Catalog, Vec<CatalogError>> {
             seller,
             taxes,
             intake,
+            decisions,
             formats,
             billing,
             sources,
@@ -249,8 +254,6 @@ fn intake(raw: &RawIntake, errors: &mut Errors) -> IntakeSettings {
 
 fn sources(raw: &RawCatalog, errors: &mut Errors) -> Vec<SourceEntry> {
     unique(raw.sources.iter().enumerate().map(|(n, s)| (&s.name, format!("sources[{n}].name"))), "source", errors);
-    let topics = raw.sources.iter().enumerate().filter_map(|(n, s)| Some((s.kafka_topic.as_ref()?, format!("sources[{n}].kafka_topic"))));
-    unique(topics, "source on a topic", errors);
     unique(raw.formats.iter().enumerate().map(|(n, f)| (&f.name, format!("formats[{n}].name"))), "format", errors);
     for (n, source) in raw.sources.iter().enumerate() {
         let format = &source.format.value;

@@ -8,9 +8,10 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 
+use crate::decision_policy::Policy;
 use crate::rating::PlanDefinition;
 use crate::settings::{self, BillingSettings};
-use crate::{BillingError, plans, subscriptions};
+use crate::{BillingError, decision_policy, plans, subscriptions};
 
 #[derive(Serialize)]
 struct File {
@@ -22,6 +23,8 @@ struct File {
     taxes: Value,
     #[serde(skip_serializing_if = "Option::is_none")]
     intake: Option<IntakeSettings>,
+    #[serde(skip_serializing_if = "Value::is_null")]
+    decisions: Value,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     formats: Vec<Value>,
     #[serde(skip_serializing_if = "Value::is_null")]
@@ -44,6 +47,10 @@ pub async fn export(conn: &mut PgConnection, ws: &WorkspaceId) -> Result<String,
         seller: if workspace.seller.get("name").is_some() { workspace.seller } else { Value::Null },
         taxes: workspace.taxes,
         intake: Some(intake_settings::of(conn, ws).await?).filter(|settings| *settings != IntakeSettings::default()),
+        decisions: match decision_policy::get(conn, ws).await? {
+            policy if policy == Policy::default() => Value::Null,
+            policy => to_value(serde_json::to_value(policy))?,
+        },
         formats: Vec::new(),
         billing: match settings::of(conn, ws).await? {
             settings if settings == BillingSettings::default() => Value::Null,

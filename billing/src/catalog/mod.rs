@@ -7,6 +7,7 @@
 
 mod apply;
 mod check;
+mod decisions;
 mod errors;
 mod export;
 mod formats;

@@ -451,7 +451,7 @@ pub const INTERVALS: &[(&str, Interval)] = &[
     ("year", Interval::Year),
 ];
 
-const PERS: &[(&str, Per)] =
+pub(super) const PERS: &[(&str, Per)] =
     &[("second", Per::Second), ("minute", Per::Minute), ("hour", Per::Hour), ("day", Per::Day), ("week", Per::Week), ("month", Per::Month)];
 
 struct OneOf<'a, T>(&'a [(&'a str, T)]);

@@ -21,6 +21,7 @@ pub struct RawCatalog {
     pub taxes: Vec<RawTax>,
     pub billing: Option<RawBilling>,
     pub intake: Option<RawIntake>,
+    pub decisions: Option<RawDecisions>,
     #[serde(default)]
     pub formats: Vec<RawFormat>,
     #[serde(default)]
@@ -73,6 +74,38 @@ pub struct RawIntake {
     pub back_days: Option<At<i32>>,
     pub ahead_minutes: Option<At<i32>>,
     pub keep_rejected_days: Option<At<i32>>,
+}
+
+/// See [`crate::decision_policy::Policy`].
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawDecisions {
+    pub unpaid_grace_days: Option<At<u32>>,
+    pub trust_seconds: Option<At<u32>>,
+    pub proxies: Option<At<u8>>,
+    pub key_header: Option<At<String>>,
+    #[serde(default)]
+    pub mirrors: Vec<At<String>>,
+    #[serde(default)]
+    pub apis: BTreeMap<String, RawDecisionsOfApi>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawDecisionsOfApi {
+    pub when_stale: Option<At<String>>,
+    pub anonymous: Option<RawAnonymous>,
+    pub version_header: Option<At<String>>,
+    pub default_version: Option<At<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawAnonymous {
+    pub limit: At<u32>,
+    pub per: At<String>,
+    #[serde(default)]
+    pub routes: Vec<At<String>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -128,3 +128,43 @@ sources:
 "
     )));
 }
+
+#[test]
+fn what_decisions_go_by_reads_as_meant() {
+    let text = r#"sources: [{name: edge-shadow, format: envoy}]
+decisions:
+  unpaid_grace_days: 14
+  trust_seconds: 60
+  proxies: 1
+  key_header: apikey
+  mirrors: [edge-shadow]
+  apis:
+    orders: {when_stale: closed, anonymous: {limit: 20, per: hour, routes: ["GET /orders*"]}, version_header: x-api-version, default_version: v1}
+    "*": {when_stale: open}
+"#;
+    let catalog = parse(&format!("{HEAD}{text}")).map_err(|e| format!("{e:#?}")).expect("right");
+    insta::assert_json_snapshot!(catalog.decisions);
+    let silent = parse(HEAD).map_err(|e| format!("{e:#?}")).expect("right");
+    assert_eq!(silent.decisions, None, "what the file does not mention stays");
+}
+
+#[test]
+fn a_wrong_decision_policy_names_its_line() {
+    insta::assert_snapshot!(shown(&format!(
+        "{HEAD}{}",
+        r"sources: [{name: edge, format: envoy}]
+decisions:
+  trust_seconds: 5
+  key_header: Authorization
+  mirrors: [edge, egde]
+  apis:
+    orders:
+      when_stale: maybe
+    reports:
+      anonymous: {limit: 0, per: fortnight}
+    users:
+      anonymous: {limit: 0, per: hour, routes: [users]}
+      version_header: x api
+"
+    )));
+}

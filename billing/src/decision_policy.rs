@@ -1,13 +1,15 @@
-//! What a provider chooses about decisions, as one document per workspace: `/api/v1/decision-policy`.
+//! What a provider chooses about decisions, as one document per workspace: `decisions` in the catalogue, or
+//! `/api/v1/decision-policy`. `access` decides by it.
 
 use std::collections::BTreeMap;
 
-use farebox_billing::rating::plan::Per;
 use farebox_core::clock;
 use farebox_core::ids::WorkspaceId;
 use farebox_core::problem::FieldError;
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
+
+use crate::rating::plan::Per;
 
 /// The name in [`Policy::apis`] that stands for every API without an entry of its own.
 pub const EVERY: &str = "*";
@@ -24,6 +26,10 @@ pub struct Policy {
     /// Proxies in front of the gateway that each add an address to `X-Forwarded-For`; the caller's own is the one
     /// before theirs.
     pub proxies: u8,
+    /// The header with the caller's key, such as `apikey`; `x-api-key` unless given. Where a call does not have it,
+    /// `Authorization: Bearer` is read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_header: Option<String>,
     /// Sources whose traffic is a copy of other sources' (mirrored, shadowed): let through, told as such, never billed.
     pub mirrors: Vec<String>,
     /// By the API's name; `*` for all others.
@@ -32,7 +38,7 @@ pub struct Policy {
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { unpaid_grace_days: None, trust_seconds: 300, proxies: 0, mirrors: Vec::new(), apis: BTreeMap::new() }
+        Self { unpaid_grace_days: None, trust_seconds: 300, proxies: 0, key_header: None, mirrors: Vec::new(), apis: BTreeMap::new() }
     }
 }
 
@@ -72,6 +78,10 @@ pub struct AnonymousPolicy {
 }
 
 impl Policy {
+    pub fn key_header(&self) -> &str {
+        self.key_header.as_deref().unwrap_or("x-api-key")
+    }
+
     pub fn of_api(&self, api: &str) -> Option<&ApiPolicy> {
         self.apis.get(api).or_else(|| self.apis.get(EVERY))
     }
@@ -81,6 +91,10 @@ impl Policy {
         let mut errors = Vec::new();
         if self.trust_seconds < 10 {
             errors.push(FieldError::new("/trust_seconds", "must be at least 10: usage is refreshed every few seconds"));
+        }
+        let is_header = |name: &str| axum::http::HeaderName::try_from(name).is_ok();
+        if self.key_header.as_ref().is_some_and(|name| !is_header(name) || name.eq_ignore_ascii_case("authorization")) {
+            errors.push(FieldError::new("/key_header", "must be the name of a header, such as `apikey`; `authorization` is read anyway"));
         }
         for (name, api) in &self.apis {
             let mut wrong = |field: &str, detail: &str| errors.push(FieldError::new(format!("/apis/{name}/{field}"), detail));
@@ -92,7 +106,7 @@ impl Policy {
                     wrong("anonymous/routes", "are patterns such as \"GET /orders*\"");
                 }
             }
-            if api.version_header.as_ref().is_some_and(|h| axum::http::HeaderName::try_from(h.as_str()).is_err()) {
+            if api.version_header.as_ref().is_some_and(|name| !is_header(name)) {
                 wrong("version_header", "must be the name of a header, such as `x-api-version`");
             }
         }
@@ -142,13 +156,19 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         let policy: Policy = serde_json::from_str(
-            r#"{"trust_seconds": 1, "apis": {"orders": {"version_header": "no header", "anonymous": {"limit": 0, "per": "hour", "routes": ["orders"]}}}}"#,
+            r#"{"trust_seconds": 1, "key_header": "Authorization", "apis": {"orders": {"version_header": "no header", "anonymous": {"limit": 0, "per": "hour", "routes": ["orders"]}}}}"#,
         )
         .expect("it parses");
         let pointers: Vec<_> = policy.check().into_iter().map(|e| e.pointer).collect();
         assert_eq!(
             pointers,
-            ["/trust_seconds", "/apis/orders/anonymous/limit", "/apis/orders/anonymous/routes", "/apis/orders/version_header"]
+            [
+                "/trust_seconds",
+                "/key_header",
+                "/apis/orders/anonymous/limit",
+                "/apis/orders/anonymous/routes",
+                "/apis/orders/version_header"
+            ]
         );
         assert!(Policy::default().check().is_empty());
         assert!(serde_json::from_str::<Policy>(r#"{"grace": 1}"#).is_err());
