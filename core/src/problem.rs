@@ -109,6 +109,11 @@ impl Problem {
         }
     }
 
+    /// After how many seconds it may be tried again, where that is known.
+    pub fn retry_after_s(&self) -> Option<u64> {
+        self.retry_after_s
+    }
+
     /// Our fault. Logs the cause with a reference the caller can quote.
     pub fn internal(cause: &dyn std::fmt::Display) -> Self {
         let reference = uuid::Uuid::now_v7().simple().to_string();

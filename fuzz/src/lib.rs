@@ -1,4 +1,5 @@
-//! What the targets share: any bytes have a verdict, and what is accepted can be written.
+//! What the targets share: any bytes have a verdict, what is accepted can be written, and what is kept of a rejected record
+//! has its secrets masked once and for all.
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -14,7 +15,7 @@ use farebox_ingest::verdict::Rejection;
 /// A record of a format that comes with Farebox: by itself, and as it would come in a message.
 pub fn record(name: &str, data: &[u8]) {
     let format = Format::parse(name).expect("it comes with Farebox");
-    verdict(format.decode(data));
+    judge(&format, data);
     for read in records::of_message(&Bytes::copy_from_slice(data), "topic/0/0/0", &format, &config::Ingest::default()) {
         verdict(read.decoded);
     }
@@ -45,7 +46,13 @@ pub fn mapped(data: &[u8]) {
         fields: fields.into(),
         properties: vec!["/who".to_owned(), "/x/y".to_owned()],
     };
-    verdict(Mapped::new(map).decode(data));
+    judge(&Format::Mapped(Mapped::new(map).into()), data);
+}
+
+fn judge(format: &Format, data: &[u8]) {
+    verdict(format.decode(data));
+    let kept = format.masked(data);
+    assert_eq!(format.masked(&kept), kept);
 }
 
 fn verdict(decoded: Result<Draft, Rejection>) {

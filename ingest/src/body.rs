@@ -5,7 +5,7 @@ use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, BodyDataStream};
 use axum::http::{HeaderMap, StatusCode, header};
 use bytes::{Bytes, BytesMut};
 use farebox_core::problem::Problem;
@@ -16,6 +16,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::intake::Intake;
 
 const READ_WITHIN: Duration = Duration::from_secs(30);
+/// What is read of a body that is too large, and thrown away, so that its sender gets the answer: one who is still writing
+/// when the connection closes sees only that it broke. Beyond it the sender is not listened to.
+const DRAIN_BYTES: usize = 32 << 20;
+const DRAIN_WITHIN: Duration = Duration::from_secs(2);
 
 /// A body, and its share of what may be in flight until it is dropped.
 pub struct Held {
@@ -84,12 +88,27 @@ async fn receive(body: Body, limit: usize, share: &mut Share) -> Result<Bytes, P
         let chunk =
             chunk.map_err(|_| Problem::bad_request("unreadable-body", "The body broke off. Nothing was acknowledged; send it again."))?;
         if collected.len() + chunk.len() > limit {
+            drop(collected);
+            drain(chunks).await;
             return Err(Problem::too_large(limit));
         }
         share.cover(collected.len() + chunk.len())?;
         collected.extend_from_slice(&chunk);
     }
     Ok(collected.freeze())
+}
+
+async fn drain(mut chunks: BodyDataStream) {
+    let all = async {
+        let mut drained = 0;
+        while let Some(Ok(chunk)) = chunks.next().await {
+            drained += chunk.len();
+            if drained > DRAIN_BYTES {
+                return;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(DRAIN_WITHIN, all).await;
 }
 
 fn unpack(packed: &[u8], limit: usize) -> Result<Bytes, Problem> {

@@ -53,7 +53,7 @@ pub struct Letter {
     pub event_id: String,
     /// The bytes as text, when they are.
     pub body: Option<String>,
-    /// The original bytes.
+    /// The bytes as they came, but for secrets.
     pub body_base64: String,
     pub truncated: bool,
 }
@@ -90,7 +90,7 @@ fn known(reason: Option<&str>) -> Result<(), Problem> {
 
 /// List dead letters
 ///
-/// Rejected events with their original bytes, the latest first.
+/// Rejected events as they came, but for secrets, the latest first.
 #[utoipa::path(get, path = "/api/v1/dead-letters", tag = "ingest", params(Which), responses((status = 200, body = Page<Letter>)))]
 pub async fn list(State(app): State<App>, caller: Caller, Query(which): Query<Which>) -> Result<axum::Json<Page<Letter>>, Problem> {
     caller.0.require(Scope::Read)?;

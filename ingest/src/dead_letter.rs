@@ -1,4 +1,4 @@
-//! A rejected event with its original bytes, why, whence and when: one message of [`DEAD_LETTERS`]. The same message
+//! A rejected event as it came, but for secrets, with why, whence and when: one message of [`DEAD_LETTERS`]. The same message
 //! again with `resolved_at` says that a replay has brought it in.
 //!
 //! [`DEAD_LETTERS`]: farebox_core::kafka::DEAD_LETTERS
@@ -35,7 +35,7 @@ pub struct DeadLetter {
     pub event_id: String,
     /// The id that it gets when it carries none: the one it would have had.
     pub fallback_id: String,
-    /// The original bytes in base64.
+    /// The bytes as they came, but for secrets (see [`crate::mask`]), in base64.
     pub body: String,
     pub truncated: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -44,6 +44,7 @@ pub struct DeadLetter {
 
 impl DeadLetter {
     pub fn new(arrival: &Arrival, format: &Format, origin: &str, rejection: &Rejection, raw: &[u8]) -> Self {
+        let raw = format.masked(raw);
         Self {
             id: id_of(arrival.workspace, arrival.source, origin),
             workspace: arrival.workspace.clone(),
@@ -62,12 +63,12 @@ impl DeadLetter {
         }
     }
 
-    /// What was kept of the original bytes.
+    /// What was kept of it.
     pub fn all_bytes(&self) -> Vec<u8> {
         STANDARD.decode(&self.body).unwrap_or_default()
     }
 
-    /// The original bytes; None when they were cut or are no base64.
+    /// All of it; None when it was cut or is no base64.
     pub fn bytes(&self) -> Option<Vec<u8>> {
         if self.truncated { None } else { STANDARD.decode(&self.body).ok() }
     }

@@ -22,6 +22,7 @@ pub mod traefik_otlp;
 pub mod tyk;
 pub mod wso2;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -29,6 +30,8 @@ use farebox_core::api_path;
 use farebox_core::event::{REQUEST, RequestData};
 
 use self::mapped::Mapped;
+use crate::intake::hash_of;
+use crate::mask::masked;
 use crate::verdict::Rejection;
 
 /// A format that comes with Farebox.
@@ -74,6 +77,15 @@ impl Format {
         match self {
             Self::BuiltIn(format) => format.name,
             Self::Mapped(mapped) => mapped.name(),
+        }
+    }
+
+    /// The record as it may be kept where people see it: without secrets. CloudEvents are written for us and stay.
+    pub fn masked<'a>(&self, record: &'a [u8]) -> Cow<'a, [u8]> {
+        match self {
+            Self::BuiltIn(format) if format.name == "cloudevents" => Cow::Borrowed(record),
+            Self::BuiltIn(_) => masked(record, &[]),
+            Self::Mapped(mapped) => mapped.masked(record),
         }
     }
 
@@ -180,6 +192,11 @@ fn decision(text: String) -> String {
 /// every call. None without an id.
 fn joined(id: &str, own: impl FnOnce() -> String) -> Option<String> {
     (!id.is_empty()).then(|| format!("{}/{}", clipped(id.to_owned(), 256), own()))
+}
+
+/// A hash of the whole record, which no client can choose. The same for a dead letter, which is kept without secrets.
+fn own_hash(record: &[u8]) -> String {
+    hash_of(&masked(record, &[]))
 }
 
 /// A hash of a secret, as it is kept.

@@ -4,7 +4,7 @@
 //! topic that a gateway writes to itself ([`topics`]), or by syslog ([`syslog`]); [`records`] takes apart what came
 //! together. A decoder of [`formats`], chosen by the catalogue ([`known`]), reads each record, [`admit`] decides whether
 //! it may come in and gives it its identity, and [`intake`] writes what was decided: accepted events to the event topic,
-//! rejected ones ([`verdict`]) with their original bytes to the dead-letter topic. Only when Kafka has acknowledged
+//! rejected ones ([`verdict`]) as they came, but for secrets ([`mask`]), to the dead-letter topic. Only when Kafka has acknowledged
 //! both is the sender told, or the offset committed. [`dead_letters`] copies rejected events to ClickHouse, where they
 //! can be seen and counted, and [`replay`] brings them in after a fix. [`tally`] counts verdicts for people. [`limits`]
 //! bound what one token sends, and a [`spool`] on a local disk, where one is configured, takes what Kafka does not.
@@ -25,6 +25,7 @@ pub mod intake;
 mod known;
 mod limits;
 mod logs;
+mod mask;
 mod place;
 pub mod records;
 pub mod replay;

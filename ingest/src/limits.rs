@@ -1,12 +1,13 @@
 //! What one token may send: requests and bytes per second, requests at once. Each instance counts for itself, so several
-//! let through that many times as much.
+//! let through that many times as much. Bytes are those of the body as its length says before it is read; gRPC says no
+//! length, so there they are the message's, once it is read.
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use axum::extract::{FromRequestParts, Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use farebox_core::App;
@@ -16,6 +17,8 @@ use farebox_core::problem::Problem;
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultDirectRateLimiter, NotUntil, Quota, RateLimiter};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::grpc;
 
 /// Counter: requests refused because their token's limit was reached, with label `limit`.
 pub const REFUSED_TOTAL: &str = "farebox_ingest_refused_total";
@@ -27,6 +30,36 @@ struct Gauge {
     requests: Option<DefaultDirectRateLimiter>,
     bytes: Option<DefaultDirectRateLimiter>,
     in_flight: Option<Arc<Semaphore>>,
+}
+
+/// What is known of a body before it is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Length {
+    Known(u64),
+    /// gRPC: whoever reads the message charges it, by [`Uncharged`].
+    Later,
+    Unknown,
+}
+
+impl Length {
+    fn of(headers: &HeaderMap) -> Self {
+        let said = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
+        match said {
+            Some(bytes) => Self::Known(bytes),
+            None if grpc::is_grpc(headers) => Self::Later,
+            None => Self::Unknown,
+        }
+    }
+}
+
+/// Left with a call whose length is not known yet.
+#[derive(Clone)]
+pub struct Uncharged(Arc<Gauge>);
+
+impl Uncharged {
+    pub fn charge(&self, bytes: usize) -> Result<(), Problem> {
+        self.0.charge(u64::try_from(bytes).unwrap_or(u64::MAX))
+    }
 }
 
 static KNOWN: LazyLock<Mutex<HashMap<TokenId, Arc<Gauge>>>> = LazyLock::new(Mutex::default);
@@ -61,7 +94,7 @@ impl Gauge {
     }
 
     /// The share of what may be in flight; an error says which limit and when to come again.
-    fn admit(&self, content_length: Option<u64>) -> Result<Option<OwnedSemaphorePermit>, Problem> {
+    fn admit(&self, length: Length) -> Result<Option<OwnedSemaphorePermit>, Problem> {
         let permit = match &self.in_flight {
             None => None,
             Some(slots) => Some(slots.clone().try_acquire_owned().map_err(|_| {
@@ -79,26 +112,33 @@ impl Gauge {
                 )
             })?;
         }
-        if let Some(bytes) = &self.bytes {
-            let most = self.limits.bytes_per_second.unwrap_or_default();
-            let length = content_length.ok_or_else(|| {
-                Problem::new(
+        match length {
+            Length::Known(bytes) => self.charge(bytes)?,
+            Length::Later => {}
+            Length::Unknown if self.bytes.is_none() => {}
+            Length::Unknown => {
+                return Err(Problem::new(
                     StatusCode::LENGTH_REQUIRED,
                     "length-required",
                     "The length is not known",
                     "This token has a limit of bytes: send `Content-Length`.",
-                )
-            })?;
-            let too_large = || {
-                metrics::counter!(REFUSED_TOTAL, "limit" => "bytes").increment(1);
-                Problem::too_large(usize::try_from(most).unwrap_or_default())
-            };
-            let Some(length) = NonZeroU32::new(u32::try_from(length).map_err(|_| too_large())?) else { return Ok(permit) };
-            bytes.check_n(length).map_err(|_| too_large())?.map_err(|until| {
-                refused("bytes", &format!("This token sends at most {most} bytes a second. Send more slowly, or packed."), seconds(&until))
-            })?;
+                ));
+            }
         }
         Ok(permit)
+    }
+
+    fn charge(&self, bytes: u64) -> Result<(), Problem> {
+        let Some(limiter) = &self.bytes else { return Ok(()) };
+        let most = self.limits.bytes_per_second.unwrap_or_default();
+        let too_large = || {
+            metrics::counter!(REFUSED_TOTAL, "limit" => "bytes").increment(1);
+            Problem::too_large(usize::try_from(most).unwrap_or_default())
+        };
+        let Some(bytes) = NonZeroU32::new(u32::try_from(bytes).map_err(|_| too_large())?) else { return Ok(()) };
+        limiter.check_n(bytes).map_err(|_| too_large())?.map_err(|until| {
+            refused("bytes", &format!("This token sends at most {most} bytes a second. Send more slowly, or packed."), seconds(&until))
+        })
     }
 }
 
@@ -114,20 +154,21 @@ fn seconds(until: &NotUntil<<DefaultClock as Clock>::Instant>) -> u64 {
 /// Before a body is read.
 pub async fn middleware(State(app): State<App>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
+    let over_grpc = grpc::is_grpc(&parts.headers);
+    let refuse = |problem: Problem| if over_grpc { grpc::refusal(&problem) } else { problem.into_response() };
     let caller = match Caller::from_request_parts(&mut parts, &app).await {
         Ok(caller) => caller,
-        Err(problem) => return problem.into_response(),
+        Err(problem) => return refuse(problem),
     };
-    let _in_flight = match Gauge::of(&caller.0) {
-        None => None,
-        Some(state) => {
-            let length = parts.headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
-            match state.admit(length) {
-                Ok(permit) => permit,
-                Err(problem) => return problem.into_response(),
-            }
-        }
+    let Some(gauge) = Gauge::of(&caller.0) else { return next.run(Request::from_parts(parts, body)).await };
+    let length = Length::of(&parts.headers);
+    let _in_flight = match gauge.admit(length) {
+        Ok(permit) => permit,
+        Err(problem) => return refuse(problem),
     };
+    if length == Length::Later {
+        parts.extensions.insert(Uncharged(gauge));
+    }
     next.run(Request::from_parts(parts, body)).await
 }
 
@@ -146,19 +187,21 @@ mod tests {
     #[test]
     fn each_limit_is_kept_and_says_which_it_is() {
         let requests = limits(Some(2), None, None);
-        assert_eq!([0; 3].map(|_| status(requests.admit(None))), [202, 202, 429]);
+        assert_eq!([0; 3].map(|_| status(requests.admit(Length::Unknown))), [202, 202, 429]);
 
         let bytes = limits(None, Some(2000), None);
-        assert_eq!(status(bytes.admit(None)), 411, "a limit of bytes needs the length");
-        assert_eq!(status(bytes.admit(Some(2001))), 413, "it would never fit");
-        assert_eq!(status(bytes.admit(Some(1500))), 202);
-        assert_eq!(status(bytes.admit(Some(1500))), 429);
-        assert_eq!(status(bytes.admit(Some(0))), 202);
+        assert_eq!(status(bytes.admit(Length::Unknown)), 411, "a limit of bytes needs the length");
+        assert_eq!(status(bytes.admit(Length::Known(2001))), 413, "it would never fit");
+        assert_eq!(status(bytes.admit(Length::Known(1500))), 202);
+        assert_eq!(status(bytes.admit(Length::Known(1500))), 429);
+        assert_eq!(status(bytes.admit(Length::Known(0))), 202);
+        assert_eq!(status(bytes.admit(Length::Later)), 202, "charged when the message is read");
+        assert_eq!(bytes.charge(1500).expect_err("no longer a second's worth").status, 429);
 
         let in_flight = limits(None, None, Some(1));
-        let first = in_flight.admit(None).expect("a slot");
-        assert_eq!(status(in_flight.admit(None)), 429);
+        let first = in_flight.admit(Length::Unknown).expect("a slot");
+        assert_eq!(status(in_flight.admit(Length::Unknown)), 429);
         drop(first);
-        assert_eq!(status(in_flight.admit(None)), 202);
+        assert_eq!(status(in_flight.admit(Length::Unknown)), 202);
     }
 }

@@ -118,6 +118,16 @@ async fn source_named(conn: &mut PgConnection, workspace: &WorkspaceId, name: &s
     sources.into_iter().find(|s| s.name == name).ok_or_else(|| Problem::not_found("source"))
 }
 
+/// A topic belongs to one source of its cluster: see the migration `0351_topics_by_cluster`.
+fn topic_taken(error: sqlx::Error, cluster: &str) -> Problem {
+    let taken = error.as_database_error().is_some_and(|e| e.constraint() == Some("sources_kafka_topic"));
+    if taken {
+        let detail = format!("Another source reads the topic of this name in {cluster}. Give one of them another topic first.");
+        return Problem::conflict("topic-taken", detail);
+    }
+    error.into()
+}
+
 /// Show a source's own Kafka cluster
 #[utoipa::path(
     get, path = "/api/v1/sources/{name}/kafka", tag = "ingest", params(("name" = String, Path)),
@@ -142,7 +152,10 @@ pub async fn show(State(app): State<App>, caller: Caller, Path(name): Path<Strin
 /// In force within two seconds. Without it the topic is in Farebox's own cluster.
 #[utoipa::path(
     put, path = "/api/v1/sources/{name}/kafka", tag = "ingest", params(("name" = String, Path)), request_body = SourceKafka,
-    responses((status = 204), (status = 403, body = Problem), (status = 404, body = Problem), (status = 422, body = Problem))
+    responses(
+        (status = 204), (status = 403, body = Problem), (status = 404, body = Problem),
+        (status = 409, body = Problem, description = "Another source reads this topic there"), (status = 422, body = Problem)
+    )
 )]
 pub async fn connect(
     State(app): State<App>,
@@ -176,7 +189,8 @@ pub async fn connect(
         clock::now()
     )
     .execute(&mut *tx)
-    .await?;
+    .await
+    .map_err(|e| topic_taken(e, "that cluster"))?;
     let detail = serde_json::to_value(&kafka).map_err(|e| Problem::internal(&e))?;
     audit_log::record(&mut tx, workspace, caller.0.token.as_str(), "source.kafka", source.id.as_str(), &detail).await?;
     tx.commit().await?;
@@ -186,14 +200,17 @@ pub async fn connect(
 /// Read a source's topic from Farebox's own cluster again
 #[utoipa::path(
     delete, path = "/api/v1/sources/{name}/kafka", tag = "ingest", params(("name" = String, Path)),
-    responses((status = 204), (status = 404, body = Problem))
+    responses((status = 204), (status = 404, body = Problem), (status = 409, body = Problem, description = "Another source reads this topic here"))
 )]
 pub async fn disconnect(State(app): State<App>, caller: Caller, Path(name): Path<String>) -> Result<StatusCode, Problem> {
     caller.0.require(Scope::Manage)?;
     let workspace = &caller.0.workspace;
     let mut tx = app.pg.begin().await?;
     let source = source_named(&mut tx, workspace, &name).await?;
-    let done = sqlx::query!("DELETE FROM source_kafka WHERE source_id = $1", source.id.as_str()).execute(&mut *tx).await?;
+    let done = sqlx::query!("DELETE FROM source_kafka WHERE source_id = $1", source.id.as_str())
+        .execute(&mut *tx)
+        .await
+        .map_err(|e| topic_taken(e, "Farebox's own cluster"))?;
     if done.rows_affected() == 0 {
         return Err(Problem::not_found("cluster of this source's own"));
     }

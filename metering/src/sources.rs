@@ -53,7 +53,11 @@ pub async fn upsert(
     .await
     .map_err(|e| {
         MeteringError::on_constraint(e, "sources_kafka_topic", "topic-taken", || {
-            format!("The Kafka topic `{}` belongs to another source. Give each source its own topic.", kafka_topic.unwrap_or_default())
+            format!(
+                "The Kafka topic `{}` belongs to another source of its cluster. Give each source its own topic; where it is in another \
+                 cluster, name that first (`PUT /api/v1/sources/{name}/kafka`) and the topic afterwards.",
+                kafka_topic.unwrap_or_default()
+            )
         })
     })
 }

@@ -58,7 +58,7 @@ pub async fn a_client_certificate_is_its_source(suite: &Suite) {
         ("FAREBOX_HTTP__TLS__KEY_FILE", file("server.key", &server_key)),
         ("FAREBOX_HTTP__TLS__CLIENT_CA_FILE", file("clients.pem", &ours.pem())),
     ];
-    let _served = Served::start(&suite.data, "certificates", "ingest", &settings).await;
+    let _served = Served::start(&suite.data, "certificates", "ingest,access", &settings).await;
     eventually("it listens with TLS", SOON, || async { TcpStream::connect(("127.0.0.1", port)).await.ok() }).await;
     let client = |identity: Option<&(String, String, String)>| {
         let trusted = reqwest::Certificate::from_pem(ours.pem().as_bytes()).expect("a certificate");
@@ -86,6 +86,25 @@ pub async fn a_client_certificate_is_its_source(suite: &Suite) {
     assert_eq!(taken.status(), 409);
     eventually("the certificate is known", SOON, || async { (send(&known).await.expect("an answer").0 == 202).then_some(()) }).await;
     eventually("the call is counted", SOON, || async { (tenant.calls().await == 1).then_some(()) }).await;
+
+    // It lets tell, not ask; one that lets ask is known to decisions, and asks for its own workspace.
+    let ask = async |client: &reqwest::Client| {
+        let answer = client.get(format!("https://127.0.0.1:{port}/v1/decide/edge-1/orders")).send().await.expect("an answer");
+        let decided = answer.headers().contains_key("x-farebox-decision");
+        (decided, answer.text().await.expect("a body"))
+    };
+    let asking = issued(&ours, "edge-2");
+    let asks = client(Some(&asking));
+    for (client, certificate) in [(&known, &gateway), (&asks, &asking)] {
+        let (decided, problem) = ask(client).await;
+        assert!(!decided && problem.contains(&certificate.2), "{problem}");
+    }
+    let new = json!({ "kind": "certificate", "name": "edge-2", "scopes": ["decide"], "fingerprint": asking.2 });
+    let created_too = tenant.call(Method::POST, "/api/v1/tokens").json(&new).send().await.expect("an answer");
+    assert_eq!(created_too.status(), 201);
+    eventually("the certificate decides", SOON, || async { ask(&asks).await.0.then_some(()) }).await;
+    let asked = || async { tenant.get("/api/v1/decisions").await["data"].as_array().is_some_and(|rows| !rows.is_empty()).then_some(()) };
+    eventually("the decision is its workspace's", SOON, asked).await;
 
     assert!(send(&client(None)).await.is_err(), "without a certificate");
     assert!(send(&client(Some(&issued(&theirs, "edge-1")))).await.is_err(), "of another authority");
@@ -191,6 +210,26 @@ pub async fn a_source_has_a_cluster_of_its_own(suite: &Suite) {
     assert_eq!(connect("PLAIN", PASSWORD).await, 204);
     write().await;
     eventually("the second call is counted, the first not again", SOON, || async { (tenant.calls().await == 2).then_some(()) }).await;
+
+    // Our own cluster may have a topic of this name, too, and another source reads it; but one topic of one cluster is one
+    // source's.
+    let own = sources::upsert(&mut conn, &tenant.workspace.id, "own", "apisix", Some(topic), false).await;
+    assert_eq!(own.expect("it is another topic").kafka_topic.as_deref(), Some(topic));
+    let log =
+        json!({ "request": { "method": "GET", "uri": "/" }, "response": { "status": 200 }, "start_time": clock::now().timestamp_millis() });
+    let (payload, producer) = (log.to_string(), &suite.app.kafka.producer);
+    producer.send(FutureRecord::<str, str>::to(topic).payload(&payload), Duration::from_secs(60)).await.expect("Kafka acknowledged");
+    eventually("both are read", SOON, || async { (tenant.calls().await == 3).then_some(()) }).await;
+    sources::upsert(&mut conn, &tenant.workspace.id, "edge-2", "apisix", None, false).await.expect("a source");
+    let body = json!({ "brokers": format!("127.0.0.1:{port}") });
+    let connected = tenant.call(Method::PUT, "/api/v1/sources/edge-2/kafka").json(&body).send().await.expect("an answer");
+    assert_eq!(connected.status(), 204);
+    let taken = sources::upsert(&mut conn, &tenant.workspace.id, "edge-2", "apisix", Some(topic), false).await.expect_err("it is edge's");
+    assert!(taken.to_string().contains("another source of its cluster"), "{taken}");
+    let back = tenant.call(Method::DELETE, "/api/v1/sources/edge/kafka").send().await.expect("an answer");
+    let (status, problem): (_, Value) = (back.status(), back.json().await.expect("JSON"));
+    assert_eq!((status.as_u16(), &problem["type"]), (409, &json!("urn:farebox:problem:topic-taken")), "here it is own's");
+    sources::upsert(&mut conn, &tenant.workspace.id, "own", "apisix", None, false).await.expect("a source");
 
     let shown = tenant.get("/api/v1/sources/edge/kafka").await;
     assert_eq!(shown["sasl"], json!({ "mechanism": "PLAIN", "username": USER }));

@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio::process::Command;
 
 use crate::harness::{Served, Suite, Up, eventually, free_port};
+use crate::ingest_grpc;
 use crate::tenant::Tenant;
 
 const SOON: Duration = Duration::from_secs(60);
@@ -97,6 +98,9 @@ pub async fn kafka_stands_still_and_the_disk_is_full() {
     let answer = post(&front, &it.token, &body).await.expect("an answer");
     assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert!(answer.headers().contains_key("retry-after"));
+    let otlp = ingest_grpc::calls("otlp", 10, 1);
+    let status = ingest_grpc::export(&front, &it.token, otlp.clone()).await.expect_err("nothing is safe");
+    assert_eq!(status.code(), tonic::Code::Unavailable, "an exporter tries again: {status:?}");
     assert!(!is_ready(&front).await, "not ready while Kafka stands still");
     // Far more than is kept in memory: refused, not queued.
     let flood = futures::future::join_all((0..60).map(|_| post(&front, &it.token, &big))).await;
@@ -141,6 +145,9 @@ pub async fn kafka_stands_still_and_the_disk_is_full() {
     })
     .await;
     it.accepted(&front, &body).await;
+    let taken = || async { ingest_grpc::export(&front, &it.token, otlp.clone()).await.ok() };
+    assert_eq!(eventually("the export is taken", SOON, taken).await, None, "all of it");
+    it.accepted += 10;
     it.accepted(&spool, &big).await;
     eventually("ready again", SOON, || async { is_ready(&front).await.then_some(()) }).await;
     it.counted().await;

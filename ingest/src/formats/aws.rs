@@ -12,16 +12,15 @@
 
 use farebox_core::event::{AnsweredBy, RequestData};
 
-use super::{Draft, api_of, decision, joined, latency, method, status, times, without_secret};
+use super::{Draft, api_of, decision, joined, latency, method, own_hash, status, times, without_secret};
 use crate::fields::{Log, Object, log_text};
-use crate::intake::hash_of;
 use crate::verdict::Rejection;
 
 pub fn decode(record: &[u8]) -> Result<Draft, Rejection> {
     let text = log_text(record);
     let log = Object::from_text(&text)?;
     let extended = log.said("extendedRequestId")?;
-    let id = if extended.is_empty() { joined(&log.said("requestId")?, || hash_of(record)) } else { Some(extended) };
+    let id = if extended.is_empty() { joined(&log.said("requestId")?, || own_hash(record)) } else { Some(extended) };
     let named = id.clone().unwrap_or_default();
     draft(&log, id).map_err(|rejection| rejection.of_event("", &named))
 }

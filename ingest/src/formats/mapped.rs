@@ -6,6 +6,7 @@
 //!
 //! Id: `decision`; else `id`; else `request_id`, joined with a hash of the record; else none.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Timelike, Utc};
@@ -17,6 +18,7 @@ use super::cloudevents::{answered_by, country, marker};
 use super::{Draft, api_of, began, clipped, decision, hashed, joined, latency, method, route_of, status, times};
 use crate::fields::{Object, amount, log_text, said};
 use crate::intake::hash_of;
+use crate::mask::{masked, masked_hash};
 use crate::verdict::Rejection;
 
 /// Properties have at most so many bytes each; longer ones are cut.
@@ -29,17 +31,29 @@ pub struct Mapped {
     /// The pointers' parts.
     ways: BTreeMap<Field, Vec<String>>,
     properties: Vec<(String, Vec<String>)>,
+    /// Names of members with secrets, as [`crate::mask`] compares them.
+    secrets: Vec<String>,
 }
 
 impl Mapped {
     pub fn new(map: FieldMap) -> Self {
-        let ways = map.fields.iter().map(|(field, reading)| (*field, parts(&reading.pointer))).collect();
+        let ways: BTreeMap<Field, Vec<String>> = map.fields.iter().map(|(field, reading)| (*field, parts(&reading.pointer))).collect();
         let properties = map.properties.iter().map(|pointer| (pointer.clone(), parts(pointer))).collect();
-        Self { map, ways, properties }
+        let named = |field: &Field, reading: &Reading| {
+            let name = (reading.kind == Kind::Secret).then(|| ways.get(field)?.last())??;
+            Some(name.to_ascii_lowercase().replace('_', "-"))
+        };
+        let secrets = map.fields.iter().filter_map(|(field, reading)| named(field, reading)).collect();
+        Self { map, ways, properties, secrets }
     }
 
     pub fn name(&self) -> &str {
         &self.map.name
+    }
+
+    /// Without secrets, those among them that the map names.
+    pub fn masked<'a>(&self, record: &'a [u8]) -> Cow<'a, [u8]> {
+        masked(record, &self.secrets)
     }
 
     pub fn decode(&self, record: &[u8]) -> Result<Draft, Rejection> {
@@ -47,7 +61,7 @@ impl Mapped {
         let log = Record { mapped: self, log: Object::from_text(&text)? };
         let (id, request_id) = (log.text(Field::Id)?, log.text(Field::RequestId)?);
         let named = if id.is_empty() { request_id.clone() } else { id.clone() };
-        let id = if id.is_empty() { joined(&request_id, || hash_of(record)) } else { Some(id) };
+        let id = if id.is_empty() { joined(&request_id, || hash_of(&self.masked(record))) } else { Some(id) };
         log.draft(id).map_err(|rejection| rejection.of_event("", &named))
     }
 }
@@ -113,8 +127,11 @@ impl Record<'_> {
         let (Some(reading), Some(way)) = (self.reading(field), self.mapped.ways.get(&field)) else { return Ok(None) };
         let Some(raw) = find(&self.log, way)? else { return Ok(None) };
         if !reading.unset.is_empty() {
-            let written = said(raw, || reading.pointer.clone())?;
-            if reading.unset.contains(&written) {
+            let is_unset = match masked_hash(raw.get()).filter(|_| reading.kind == Kind::Secret) {
+                Some(hash) => reading.unset.iter().any(|word| hashed(word).ends_with(hash)),
+                None => reading.unset.contains(&said(raw, || reading.pointer.clone())?),
+            };
+            if is_unset {
                 return Ok(None);
             }
         }
@@ -123,8 +140,11 @@ impl Record<'_> {
 
     fn text(&self, field: Field) -> Result<String, Rejection> {
         let Some(raw) = self.raw(field)? else { return Ok(String::new()) };
-        let text = said(raw, || self.pointer(field).to_owned())?;
         let secret = self.reading(field).is_some_and(|reading| reading.kind == Kind::Secret);
+        if let Some(hash) = masked_hash(raw.get()).filter(|_| secret) {
+            return Ok(format!("sha256:{hash}"));
+        }
+        let text = said(raw, || self.pointer(field).to_owned())?;
         Ok(if secret && !text.is_empty() { hashed(&text) } else { text })
     }
 

@@ -13,6 +13,7 @@ use farebox_core::event::RequestData;
 
 use super::{Draft, began, hashed, latency, method, route_of, status, times};
 use crate::fields::{Log, Object, log_text};
+use crate::mask::masked_hash;
 use crate::verdict::Rejection;
 
 pub fn decode(record: &[u8]) -> Result<Draft, Rejection> {
@@ -37,12 +38,16 @@ pub fn decode(record: &[u8]) -> Result<Draft, Rejection> {
         gateway: "tyk".to_owned(),
         ..RequestData::default()
     };
-    Ok(Draft::call(began(end, latency_us), None, principal(&log.said("api_key")?), data))
+    Ok(Draft::call(began(end, latency_us), None, principal(&log)?, data))
 }
 
-/// Keyless calls and calls refused for want of a key have zeros instead of one.
-fn principal(api_key: &str) -> String {
-    if api_key.bytes().all(|b| b == b'0') { String::new() } else { hashed(api_key) }
+/// Keyless calls and calls refused for want of a key have zeros instead of one; a dead letter has the hash.
+fn principal(log: &Object) -> Result<String, Rejection> {
+    if let Some(hash) = log.get("api_key").and_then(|raw| masked_hash(raw.get())) {
+        return Ok(format!("sha256:{hash}"));
+    }
+    let key = log.said("api_key")?;
+    Ok(if key.bytes().all(|b| b == b'0') { String::new() } else { hashed(&key) })
 }
 
 /// From `geo.country.iso_code`, where the pump looks addresses up; what is no code is left out.
@@ -80,6 +85,9 @@ mod tests {
         let draft = decode(sample("tyk").as_bytes()).expect("a true sample");
         assert!(!format!("{draft:?}").contains("s3cret"), "neither the key nor a tag with it");
         assert_eq!(draft.subject, hashed("6129dc1e8b64c6b4s3cret"));
+        let kept = crate::mask::masked(sample("tyk").as_bytes(), &[]);
+        assert!(!String::from_utf8_lossy(&kept).contains("s3cret"), "nor in a dead letter");
+        assert_eq!(decode(&kept).expect("as before").subject, draft.subject);
         assert_eq!(with("api_key", json!("00000000")).expect("anonymous").subject, "");
         assert_eq!(with("api_key", json!("")).expect("anonymous").subject, "");
     }

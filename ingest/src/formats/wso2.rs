@@ -11,9 +11,8 @@
 
 use farebox_core::event::{AnsweredBy, RequestData};
 
-use super::{Draft, decision, joined, latency, method, status, times};
+use super::{Draft, decision, joined, latency, method, own_hash, status, times};
 use crate::fields::{Log, Object, log_text};
-use crate::intake::hash_of;
 use crate::verdict::Rejection;
 
 pub fn decode(record: &[u8]) -> Result<Draft, Rejection> {
@@ -55,7 +54,7 @@ fn draft(log: &Object, id: &str, json: &str) -> Result<Draft, Rejection> {
         ..RequestData::default()
     };
     let subject = if application.eq_ignore_ascii_case("UNKNOWN") { String::new() } else { application };
-    Ok(Draft::call(time, joined(id, || hash_of(json.as_bytes())), subject, data))
+    Ok(Draft::call(time, joined(id, || own_hash(json.as_bytes())), subject, data))
 }
 
 #[cfg(test)]

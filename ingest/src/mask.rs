@@ -1,0 +1,266 @@
+//! Secrets in what is kept of a rejected record. A gateway's log can hold what its callers sent: keys, cookies, query
+//! strings. A dead letter keeps the record for people to look at, so these are replaced by their hash first; all else stays
+//! byte for byte, because it may be no JSON at all.
+//!
+//! What is masked decodes as the record did: decoders that hash a key take a hash in its place ([`masked_hash`]). Masking
+//! twice changes nothing, so that an id which is made from a hash of the record is the same before and after.
+
+use std::borrow::Cow;
+
+use sha2::{Digest, Sha256};
+
+/// Members and attributes with these names, in small letters and with `-` for `_`, whatever stands before them
+/// (`request_Authorization`, `http.request.header.cookie`).
+const SECRET: [&str; 16] = [
+    "authorization",
+    "proxy-authorization",
+    "cookie",
+    "set-cookie",
+    "api-key",
+    "apikey",
+    "auth-token",
+    "access-token",
+    "refresh-token",
+    "security-token",
+    "farebox-token",
+    "password",
+    "client-secret",
+    "raw-request",
+    "raw-response",
+    "querystring",
+];
+/// A secret of so many bytes is masked wherever else it stands in the record (Tyk's tags repeat the key); shorter ones are
+/// words, too.
+const FOUND_AGAIN: usize = 8;
+const QUERY: &[u8] = b"?sha256=";
+
+/// The record without its secrets. `own`: further names, as in [`SECRET`].
+pub fn masked<'a>(record: &'a [u8], own: &[String]) -> Cow<'a, [u8]> {
+    let mut writer = Writer { record, own, out: Vec::new(), copied: 0, secrets: Vec::new() };
+    writer.run();
+    if writer.copied == 0 {
+        return Cow::Borrowed(record);
+    }
+    writer.copy_to(record.len());
+    let Writer { mut out, secrets, .. } = writer;
+    for secret in secrets {
+        out = replaced(&out, &secret, format!("sha256:{}", hash(&secret)).as_bytes());
+    }
+    Cow::Owned(out)
+}
+
+/// The hash that stands in place of a secret, in hexadecimal; None for anything else.
+pub fn masked_hash(value: &str) -> Option<&str> {
+    let hash = value.strip_prefix("{\"sha256\":\"")?.strip_suffix("\"}")?;
+    (hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_hexdigit())).then_some(hash)
+}
+
+struct Writer<'a> {
+    record: &'a [u8],
+    own: &'a [String],
+    out: Vec<u8>,
+    /// So far the record was written, or replaced.
+    copied: usize,
+    secrets: Vec<Vec<u8>>,
+}
+
+impl Writer<'_> {
+    fn run(&mut self) {
+        let mut at = 0;
+        // An OTLP attribute has its name as a value: `{"key": "authorization", "value": {"stringValue": "..."}}`.
+        let (mut names_next, mut is_secret) = (false, false);
+        while let Some(start) = self.next_quote(at) {
+            let end = self.end_of_text(start);
+            at = self.after_space(end);
+            let is_closed = end > start + 1 && self.record[end - 1] == b'"';
+            let text = &self.record[start + 1..if is_closed { end - 1 } else { end }];
+            if self.record.get(at) == Some(&b':') {
+                at = self.after_space(at + 1);
+                names_next = text == b"key";
+                let value = [&b"stringValue"[..], b"string_value"].contains(&text);
+                if self.names_a_secret(text) || (is_secret && value) {
+                    at = self.mask_value(at);
+                    is_secret = false;
+                }
+                continue;
+            }
+            if std::mem::take(&mut names_next) {
+                is_secret = self.names_a_secret(text);
+            }
+            self.mask_query(start + 1, start + 1 + text.len());
+        }
+    }
+
+    fn names_a_secret(&self, name: &[u8]) -> bool {
+        let name: Vec<u8> = name.iter().map(|b| if *b == b'_' { b'-' } else { b.to_ascii_lowercase() }).collect();
+        let is = |secret: &[u8]| name.strip_suffix(secret).is_some_and(|before| before.last().is_none_or(|b| !b.is_ascii_alphanumeric()));
+        SECRET.iter().any(|secret| is(secret.as_bytes())) || self.own.iter().any(|secret| is(secret.as_bytes()))
+    }
+
+    /// Replaces the value that begins here; returns where it ends.
+    fn mask_value(&mut self, start: usize) -> usize {
+        let end = match self.record.get(start) {
+            Some(b'"') => self.end_of_text(start),
+            Some(b'{' | b'[') => self.end_of_structure(start),
+            _ => start + self.record[start..].iter().take_while(|b| !b",}] \r\n\t".contains(b)).count(),
+        };
+        let value = &self.record[start..end];
+        let said = serde_json::from_slice::<String>(value).map_or_else(|_| value.to_vec(), String::into_bytes);
+        // What says "nobody", and what is masked already.
+        let is_nothing = [&b"-"[..], b"null", b"{}", b"[]"].contains(&&said[..]) || said.iter().all(|b| *b == b'0');
+        if is_nothing || std::str::from_utf8(value).is_ok_and(|value| masked_hash(value).is_some()) {
+            return end;
+        }
+        self.copy_to(start);
+        self.out.extend_from_slice(format!("{{\"sha256\":\"{}\"}}", hash(&said)).as_bytes());
+        self.copied = end;
+        if said.len() >= FOUND_AGAIN && said.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.=".contains(b)) {
+            self.secrets.push(said);
+        }
+        end
+    }
+
+    /// In a text that has a path: what stands between `?` and a space or the end.
+    fn mask_query(&mut self, start: usize, end: usize) {
+        let text = &self.record[start..end];
+        let Some(mark) = text.iter().position(|b| *b == b'?').filter(|mark| text[..*mark].contains(&b'/')) else { return };
+        let length = text[mark..].iter().take_while(|b| **b != b' ').count();
+        let query = &text[mark..mark + length];
+        let is_masked = query.strip_prefix(QUERY).is_some_and(|hash| hash.len() == 16 && hash.iter().all(u8::is_ascii_hexdigit));
+        if length == 1 || is_masked {
+            return;
+        }
+        self.copy_to(start + mark);
+        self.out.extend_from_slice(QUERY);
+        self.out.extend_from_slice(&hash(query).as_bytes()[..16]);
+        self.copied = start + mark + length;
+    }
+
+    fn copy_to(&mut self, end: usize) {
+        self.out.extend_from_slice(&self.record[self.copied..end]);
+        self.copied = end;
+    }
+
+    fn next_quote(&self, from: usize) -> Option<usize> {
+        self.record.get(from..)?.iter().position(|b| *b == b'"').map(|at| from + at)
+    }
+
+    /// Just behind the quote that closes the text, or the record's end.
+    fn end_of_text(&self, start: usize) -> usize {
+        let mut at = start + 1;
+        while let Some(byte) = self.record.get(at) {
+            match byte {
+                b'"' => return at + 1,
+                b'\\' => at += 2,
+                _ => at += 1,
+            }
+        }
+        self.record.len()
+    }
+
+    fn end_of_structure(&self, start: usize) -> usize {
+        let (mut at, mut depth) = (start, 0_usize);
+        while let Some(byte) = self.record.get(at) {
+            match byte {
+                b'"' => {
+                    at = self.end_of_text(at);
+                    continue;
+                }
+                b'{' | b'[' => depth += 1,
+                b'}' | b']' if depth == 1 => return at + 1,
+                b'}' | b']' => depth -= 1,
+                _ => {}
+            }
+            at += 1;
+        }
+        self.record.len()
+    }
+
+    fn after_space(&self, from: usize) -> usize {
+        from + self.record[from..].iter().take_while(|b| b.is_ascii_whitespace()).count()
+    }
+}
+
+fn hash(secret: &[u8]) -> String {
+    hex::encode(Sha256::digest(secret))
+}
+
+fn replaced(text: &[u8], what: &[u8], by: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.windows(what.len()).position(|part| part == what) {
+        out.extend_from_slice(&rest[..at]);
+        out.extend_from_slice(by);
+        rest = &rest[at + what.len()..];
+    }
+    out.extend_from_slice(rest);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn shown(record: &str) -> String {
+        let once = masked(record.as_bytes(), &["token".to_owned()]).into_owned();
+        assert_eq!(masked(&once, &["token".to_owned()]), once, "masking twice changes nothing");
+        String::from_utf8(once).expect("it was text")
+    }
+
+    #[test]
+    fn secrets_are_hashed_wherever_they_stand_and_all_else_stays() {
+        let key = "6129dc1e8b64c6b4s3cret";
+        let hash = hash(key.as_bytes());
+        assert_eq!(
+            shown(&format!(r#"{{"api_key": "{key}", "tags":["key-{key}"],"status" : 200}}"#)),
+            format!(r#"{{"api_key": {{"sha256":"{hash}"}}, "tags":["key-sha256:{hash}"],"status" : 200}}"#)
+        );
+        for secret in [
+            r#"{"request":{"headers":{"Cookie":"s3cret-session","apikey":["s3cret","s3cret2"]}}}"#,
+            r#"{"request_Authorization":"Bearer s3cret"}"#,
+            r#"{"edge":{"token":{"a":"s3cret}"}}}"#,
+            r#"{"attributes":[{"key":"http.request.header.authorization","value":{"stringValue":"s3cret"}}]}"#,
+            r#"{"uri":"/v1/orders?token=s3cret","request":"GET /a?b=\"s3cret\" HTTP/1.1"}"#,
+            r#"{"uri":"/v1/orders?sha256=0123456789abcdef&token=s3cret"}"#,
+            r#"{"authorization":"s3cret, and then it brea"#,
+            r#"nginx: {"authorization" : "\"s3cret\""} "#,
+        ] {
+            let shown = shown(secret);
+            assert!(!shown.contains("s3cret") && shown.contains("sha256"), "{shown}");
+        }
+        assert!(shown(r#"{"request":"GET /a?b=s3cret HTTP/1.1"}"#).ends_with(r#" HTTP/1.1"}"#));
+    }
+
+    #[test]
+    fn what_is_no_secret_is_not_touched() {
+        for record in [
+            "",
+            "{",
+            "\"",
+            r#"{"api_key":"00000000","authorization":"-","cookie":null}"#,
+            r#"{"monkey-apikeys":"a","tokens":12,"why?":"and/or","path":"/v1/orders?"}"#,
+        ] {
+            assert!(matches!(masked(record.as_bytes(), &[]), Cow::Borrowed(same) if same == record.as_bytes()), "{record}");
+        }
+    }
+
+    #[test]
+    fn a_hash_in_a_secrets_place_is_told_from_a_secret() {
+        let hash = hash(b"s3cret");
+        assert_eq!(masked_hash(&format!(r#"{{"sha256":"{hash}"}}"#)), Some(hash.as_str()));
+        assert_eq!(masked_hash(&hash), None, "a caller could send this as a key");
+        assert_eq!(masked_hash(r#"{"sha256":"s3cret"}"#), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_can_be_masked_and_twice_is_once(record in proptest::collection::vec(any::<u8>(), 0..200), text in r#"[\{\}\[\]",:\\/? a-c\-_0]{0,80}"#) {
+            for record in [record.as_slice(), text.as_bytes(), format!("{{\"api_key\":\"{text}\"}}").as_bytes()] {
+                let once = masked(record, &[]).into_owned();
+                prop_assert_eq!(masked(&once, &[]).into_owned(), once);
+            }
+        }
+    }
+}
