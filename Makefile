@@ -54,10 +54,23 @@ suite: setup-test
 bench: setup
 	@cargo run --profile bench --package farebox-bench -- $(ARGS)
 
-.PHONY: fuzz
+.PHONY: fuzz fuzz-corpus
+# The rooms have no unsafe code, so that no sanitizer is needed; and with it no nightly compiler.
+FUZZ_VERSION := 0.13.2
+FUZZ := .engines/tools/bin/cargo-fuzz
+FUZZ_RUN := RUSTC_BOOTSTRAP=1 PATH="$(CURDIR)/.engines/tools/bin:$$PATH" cargo fuzz
 FOR ?= 600
-## Fuzzes each decoder for FOR seconds; needs cargo-fuzz. TARGET=name selects.
-fuzz:
-	@cd fuzz && for target in $(or $(TARGET),$(patsubst fuzz/fuzz_targets/%.rs,%,$(wildcard fuzz/fuzz_targets/*.rs))); do \
-	  RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none $$target -- -max_total_time=$(FOR) -max_len=8192; \
+TARGETS = $(or $(TARGET),$(patsubst fuzz/fuzz_targets/%.rs,%,$(wildcard fuzz/fuzz_targets/*.rs)))
+## Fuzzes each decoder for FOR seconds. TARGET=name selects.
+fuzz: $(FUZZ)
+	@cd fuzz && for target in $(TARGETS); do \
+	  $(FUZZ_RUN) run --sanitizer none $$target -- -max_total_time=$(FOR) -max_len=8192; \
 	done
+
+## Keeps of what fuzzing found only what reaches code that nothing smaller does.
+fuzz-corpus: $(FUZZ)
+	@cd fuzz && for target in $(TARGETS); do $(FUZZ_RUN) cmin --sanitizer none $$target -- -max_len=8192; done
+
+$(FUZZ):
+	@echo "Building cargo-fuzz $(FUZZ_VERSION), once"
+	@cargo install --quiet --locked --debug --root .engines/tools cargo-fuzz@$(FUZZ_VERSION)

@@ -4,12 +4,15 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use axum::extract::ConnectInfo;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, header};
+use axum::http::{Extensions, HeaderMap, Method, header};
 use farebox_core::api_path::canonical;
+use farebox_core::auth::certificate::Fingerprint;
+use farebox_core::auth::{self, Scope};
 use farebox_core::ids::WorkspaceId;
 use farebox_core::problem::Problem;
-use farebox_core::{clock, secret};
+use farebox_core::secret;
 
 use crate::snapshot::{Hash, Snapshot};
 
@@ -25,23 +28,36 @@ pub struct Asked<'a> {
     pub peer: Option<IpAddr>,
 }
 
-/// The workspace that the gateway asks for: that of its token, or of the source that its network is allowed for.
+/// The workspace that the gateway asks for: that of its token, of the key that it signed with, of its certificate, or of
+/// the source that its network is allowed for. `extensions`: what the connection and the layers know of who calls.
 pub fn workspace<'a>(
     snapshot: &'a Snapshot,
     source: &str,
     token: Option<&str>,
-    gateway: Option<SocketAddr>,
+    extensions: &'a Extensions,
 ) -> Result<&'a WorkspaceId, Problem> {
     if let Some(token) = token {
-        let known = snapshot.tokens.get(&secret::hash(token));
-        let known = known.filter(|token| token.expires_at.is_none_or(|at| clock::now() < at));
+        let known = snapshot.tokens.get(&secret::hash(token)).filter(|token| token.is_in_force());
         return known.map(|token| &token.workspace).ok_or_else(|| {
             Problem::unauthorized("The gateway's X-Farebox-Token is unknown, revoked, expired, or lacks the scope `decide`.")
         });
     }
-    gateway
-        .and_then(|address| snapshot.workspace_by_network(source, address.ip()))
-        .ok_or_else(|| Problem::unauthorized("The gateway must send X-Farebox-Token, or ask from a network that its source allows."))
+    if let Some(signer) = auth::verified(extensions) {
+        signer.require(Scope::Decide)?;
+        return Ok(&signer.workspace);
+    }
+    let certificate = extensions.get::<Fingerprint>();
+    let registered = certificate.and_then(|Fingerprint(hash)| snapshot.certificates.get(hash)).filter(|token| token.is_in_force());
+    if let Some(registered) = registered {
+        return Ok(&registered.workspace);
+    }
+    let gateway = extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(address)| *address);
+    gateway.and_then(|address| snapshot.workspace_by_network(source, address.ip())).ok_or_else(|| match certificate {
+        Some(certificate) => certificate.unknown(),
+        None => Problem::unauthorized(
+            "The gateway must send X-Farebox-Token, sign its question, show a registered certificate, or ask from a network that its source allows.",
+        ),
+    })
 }
 
 impl<'a> Asked<'a> {
@@ -58,9 +74,9 @@ impl<'a> Asked<'a> {
         Self { method, path, host: host.unwrap_or_default(), headers: &parts.headers, peer }
     }
 
-    /// The caller's key, hashed: `x-api-key`, else the Bearer token.
-    pub fn key(&self) -> Option<Hash> {
-        let key = match self.headers.get("x-api-key") {
+    /// The caller's key, hashed: from this header, else the Bearer token.
+    pub fn key(&self, header: &str) -> Option<Hash> {
+        let key = match self.headers.get(header) {
             Some(key) => key.to_str().ok()?,
             None => {
                 let (scheme, token) = text(self.headers, header::AUTHORIZATION.as_str())?.split_once(' ')?;
@@ -157,11 +173,13 @@ mod tests {
     #[test]
     fn the_key_is_taken_from_either_place() {
         let hash = Some(secret::hash("k"));
-        let key = |headers: &[(&str, &str)]| Asked::over_http("", &parts("GET", headers), "").key();
+        let key = |headers: &[(&str, &str)]| Asked::over_http("", &parts("GET", headers), "").key("x-api-key");
         assert_eq!(key(&[("x-api-key", "k"), ("authorization", "Bearer other")]), hash);
         assert_eq!(key(&[("authorization", "bearer k")]), hash);
         assert_eq!(key(&[("authorization", "Basic k")]), None);
         assert_eq!(key(&[("x-api-key", "")]), None);
+        let other = parts("GET", &[("apikey", "k"), ("x-api-key", "not-looked-at")]);
+        assert_eq!(Asked::over_http("", &other, "").key("ApiKey"), hash, "where the provider says");
     }
 
     #[test]

@@ -286,6 +286,7 @@ mod tests {
             as_of: clock::now(),
             version: 1,
             tokens: HashMap::new(),
+            certificates: HashMap::new(),
             gateways: HashMap::new(),
             keys: HashMap::from([([1; 32], key)]),
             subscriptions: HashMap::from([(consumer.clone(), subscriptions)]),

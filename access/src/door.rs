@@ -1,19 +1,17 @@
 //! The two ways to ask: `/v1/decide/{source}` (forward authorisation, any method, any path after it), and, from
 //! [`crate::grpc`], Envoy's gRPC.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Extension;
-use axum::extract::{ConnectInfo, Request};
+use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
-use chrono::{DateTime, Utc};
-use farebox_core::clock;
 use farebox_core::ids::WorkspaceId;
 use farebox_core::period::floor_minute;
 use farebox_core::problem::Problem;
-use uuid::{NoContext, Timestamp, Uuid};
+use farebox_core::{clock, decision};
+use uuid::Uuid;
 
 use crate::answer::Answer;
 use crate::ask::{self, Asked};
@@ -33,8 +31,8 @@ const PREFIX: &str = "/v1/decide/";
 ///
 /// Forward authorisation for gateways: any method, and any path after the source's name. The original request is read
 /// from the path after the source, or from `X-Forwarded-*` or `X-Original-*`, by the source's format; the caller's key
-/// from `x-api-key` or `Authorization: Bearer`. The gateway itself sends `X-Farebox-Token` (scope `decide`) or asks from
-/// a network that its source allows. `X-Farebox-Deny-As: 403` turns refusals that are neither 401 nor 403 into 403.
+/// from `x-api-key` or `Authorization: Bearer`. The gateway itself sends `X-Farebox-Token` (scope `decide`), signs the
+/// question, shows a registered client certificate, or asks from a network that its source allows. `X-Farebox-Deny-As: 403` turns refusals that are neither 401 nor 403 into 403.
 #[utoipa::path(
     get, path = "/v1/decide/{source}", tag = "access",
     params(("source" = String, Path, description = "The gateway's name, as registered")),
@@ -63,9 +61,8 @@ fn over_http(gate: &Gate, parts: &axum::http::request::Parts) -> Result<Response
     let snapshot = gate.snapshot.load();
     let snapshot = snapshot.as_deref().ok_or_else(not_ready)?;
     let (source, after) = split(parts.uri.path()).ok_or_else(|| Problem::not_found("source"))?;
-    let gateway = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(address)| *address);
     let token = parts.headers.get("x-farebox-token").map(|token| token.to_str().unwrap_or_default());
-    let workspace = ask::workspace(snapshot, source, token, gateway)?;
+    let workspace = ask::workspace(snapshot, source, token, &parts.extensions)?;
     let asked = Asked::over_http(snapshot.format_of(workspace, source), parts, after);
     let deny_as_403 = parts.headers.get("x-farebox-deny-as").is_some_and(|v| v == "403");
     Ok(judged(gate, snapshot, workspace, source, &asked).over_http(deny_as_403))
@@ -86,31 +83,28 @@ pub fn judged(gate: &Gate, snapshot: &Snapshot, workspace: &WorkspaceId, source:
         workspace,
         method: &asked.method,
         called: &called,
-        key: asked.key(),
+        key: asked.key(policy.key_header()),
         address: asked.address(policy.proxies),
         mirrored: policy.mirrors.iter().any(|mirror| mirror == source),
         now,
         real_now: clock::now(),
     };
-    let decision = decide(snapshot, &question);
-    let passed = matches!(decision.outcome, Outcome::Allowed | Outcome::AllowedStale);
-    gate.counts.add(Entry {
+    let taken = decide(snapshot, &question);
+    let passed = matches!(taken.outcome, Outcome::Allowed | Outcome::AllowedStale);
+    let id = decision::new_id(now, taken.outcome == Outcome::Mirrored);
+    let entry = Entry {
         workspace: workspace.as_str(),
         source,
-        api: if decision.registered { &called.api } else { "" },
-        consumer: decision.consumer.map_or("", |c| c.as_str()),
-        subscription: decision.subscription.map_or("", |s| s.id.as_str()),
-        feature: decision.entitlement.filter(|_| passed).map_or("", |e| &e.feature),
-        outcome: decision.outcome.as_str(),
+        api: if taken.registered { &called.api } else { "" },
+        consumer: taken.consumer.map_or("", |c| c.as_str()),
+        subscription: taken.subscription.map_or("", |s| s.id.as_str()),
+        feature: taken.entitlement.filter(|_| passed).map_or("", |e| &e.feature),
+        outcome: taken.outcome.as_str(),
         minute: floor_minute(now),
-    });
+    };
+    gate.counts.add(entry, passed.then_some(id));
     let mut buffer = Uuid::encode_buffer();
-    Answer::new(&decision, &called, id(now).simple().encode_lower(&mut buffer))
-}
-
-/// A decision's id tells when it was taken, to the millisecond: the ledger and the events of an hour are compared by it.
-fn id(now: DateTime<Utc>) -> Uuid {
-    Uuid::new_v7(Timestamp::from_unix(NoContext, u64::try_from(now.timestamp()).unwrap_or(0), now.timestamp_subsec_nanos()))
+    Answer::new(&taken, &called, id.simple().encode_lower(&mut buffer))
 }
 
 /// The source's name, and the path after it.

@@ -4,11 +4,10 @@
 //! <https://www.envoyproxy.io/docs/envoy/v1.40.0/api-v3/service/auth/v3/external_auth.proto>
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::extract::ConnectInfo;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use envoy_types::pb::envoy::config::core::v3::{self as core, HeaderValueOption, address};
 use envoy_types::pb::envoy::service::auth::v3::authorization_server::{Authorization, AuthorizationServer};
@@ -40,15 +39,15 @@ pub fn server(gate: Arc<Gate>) -> AuthorizationServer<Check> {
 impl Authorization for Check {
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
         let started = Instant::now();
-        let gateway = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(address)| *address);
         let metadata = |name: &str| request.metadata().get(name).map(|v| v.to_str().unwrap_or_default().to_owned());
         let (token, source) = (metadata("x-farebox-token"), metadata("x-farebox-source").unwrap_or_default());
         let snapshot = self.0.snapshot.load();
         let snapshot = snapshot.as_deref().ok_or_else(|| status(&door::not_ready()))?;
-        let workspace = ask::workspace(snapshot, &source, token.as_deref(), gateway).map_err(|problem| status(&problem))?;
+        let workspace = ask::workspace(snapshot, &source, token.as_deref(), request.extensions()).map_err(|problem| status(&problem))?;
         if source.is_empty() || source.len() > 128 {
             return Err(Status::invalid_argument("Name the gateway by the metadata x-farebox-source (initial_metadata)."));
         }
+        let workspace = workspace.clone();
         let attributes = request.into_inner().attributes.unwrap_or_default();
         let peer = peer(&attributes);
         let http =
@@ -56,7 +55,7 @@ impl Authorization for Check {
         let headers = headers(http.headers);
         let asked =
             Asked { method: http.method.to_ascii_uppercase(), path: canonical(&http.path), host: &http.host, headers: &headers, peer };
-        let answer = door::judged(&self.0, snapshot, workspace, &source, &asked);
+        let answer = door::judged(&self.0, snapshot, &workspace, &source, &asked);
         metrics::histogram!(DECISION_SECONDS).record(started.elapsed());
         Ok(Response::new(response(answer)))
     }

@@ -1,6 +1,7 @@
 //! The decision ledger, the second witness: how many decisions there were, counted apart from the events, by source,
 //! API, consumer, subscription and minute. Sent to Kafka each second as a batch with an id of its own, so that a batch that is sent or
-//! stored twice replaces itself.
+//! stored twice replaces itself. Decisions that let a consumer's call pass are listed by their ids, too, so that those
+//! without an event can be named ([`crate::gap`]).
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -20,11 +21,16 @@ use rdkafka::consumer::{CommitMode, Consumer, DefaultConsumerContext, StreamCons
 use rdkafka::producer::FutureRecord;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::gate::Gate;
 
 /// Rows of a batch, at most: a message stays far below Kafka's limit.
 const ROWS: usize = 2000;
+/// Ids of a batch, at most: 32 bytes each.
+const IDS: usize = 10_000;
+/// Ids kept at once, while Kafka is away; beyond it decisions are counted but not listed.
+const MAX_IDS: usize = 500_000;
 /// Kept at once; beyond it consumers are counted together, the total staying right.
 const MAX_KEYS: usize = 200_000;
 /// Batches stored together, at most.
@@ -53,23 +59,41 @@ pub struct Entry<'a> {
 /// Decisions not yet sent, by the hash of what they are counted under, so that counting one more allocates nothing.
 #[derive(Default)]
 pub struct Counts {
-    counts: Mutex<HashMap<u64, (BatchRow, u64)>>,
+    counts: Mutex<Counted>,
     hasher: RandomState,
 }
 
+#[derive(Default)]
+struct Counted {
+    rows: HashMap<u64, Count>,
+    /// Of all rows together.
+    ids: usize,
+}
+
+struct Count {
+    row: BatchRow,
+    n: u64,
+    ids: Vec<Uuid>,
+}
+
 impl Counts {
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, (BatchRow, u64)>> {
+    fn lock(&self) -> MutexGuard<'_, Counted> {
         // A map of counters is whole after any panic.
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn add(&self, entry: Entry) {
+    /// `listed`: the id, of a decision that let a consumer's call pass.
+    pub fn add(&self, entry: Entry, listed: Option<Uuid>) {
         let mut hash = self.hasher.hash_one(entry);
-        let mut counts = self.lock();
+        let mut counted = self.lock();
+        let Counted { rows, ids } = &mut *counted;
+        let listed = listed.filter(|_| *ids < MAX_IDS);
         loop {
-            match counts.get_mut(&hash) {
-                Some((row, n)) if row.is(&entry) => {
-                    *n += 1;
+            match rows.get_mut(&hash) {
+                Some(count) if count.row.is(&entry) => {
+                    count.n += 1;
+                    count.ids.extend(listed);
+                    *ids += usize::from(listed.is_some());
                     return;
                 }
                 // Another one with the same hash: the next place is tried.
@@ -77,21 +101,44 @@ impl Counts {
                 None => break,
             }
         }
-        if counts.len() >= MAX_KEYS && !(entry.consumer.is_empty() && entry.api.is_empty()) {
-            drop(counts);
-            return self.add(Entry { consumer: "", subscription: "", feature: "", api: "", ..entry });
+        if rows.len() >= MAX_KEYS && !(entry.consumer.is_empty() && entry.api.is_empty()) {
+            drop(counted);
+            return self.add(Entry { consumer: "", subscription: "", feature: "", api: "", ..entry }, None);
         }
-        counts.insert(hash, (BatchRow::of(&entry), 1));
+        rows.insert(hash, Count { row: BatchRow::of(&entry), n: 1, ids: listed.into_iter().collect() });
+        *ids += usize::from(listed.is_some());
     }
 
     fn take(&self, instance: &str) -> Vec<Batch> {
         let taken = std::mem::take(&mut *self.lock());
-        let rows: Vec<BatchRow> = taken.into_values().map(|(row, n)| BatchRow { n, ..row }).collect();
-        for row in &rows {
-            metrics::counter!(DECISIONS_TOTAL, "source" => row.source.clone(), "outcome" => row.outcome.clone()).increment(row.n);
+        for Count { row, n, .. } in taken.rows.values() {
+            metrics::counter!(DECISIONS_TOTAL, "source" => row.source.clone(), "outcome" => row.outcome.clone()).increment(*n);
         }
-        rows.chunks(ROWS).map(|rows| Batch { id: format!("{instance}{}", uuid::Uuid::now_v7().simple()), rows: rows.to_vec() }).collect()
+        batches(taken.rows.into_values(), || format!("{instance}{}", Uuid::now_v7().simple()))
     }
+}
+
+/// A row with many ids is several, each in a batch of its own: in one batch they would replace each other.
+fn batches(counts: impl Iterator<Item = Count>, id: impl Fn() -> String) -> Vec<Batch> {
+    let mut batches: Vec<Batch> = Vec::new();
+    let mut room = 0;
+    for Count { row, n, ids } in counts {
+        let mut left = n;
+        let mut parts = ids.chunks(IDS).chain(ids.is_empty().then_some(&[][..])).peekable();
+        while let Some(part) = parts.next() {
+            if part.len() > room || batches.last().is_none_or(|batch| batch.rows.len() >= ROWS) {
+                batches.push(Batch { id: id(), rows: Vec::new() });
+                room = IDS;
+            }
+            room -= part.len();
+            // The last has what is not listed, too.
+            let n = if parts.peek().is_some() { part.len() as u64 } else { left };
+            left -= n;
+            let listed = part.iter().map(|id| id.simple().to_string()).collect();
+            batches.last_mut().expect("one was made").rows.push(BatchRow { n, ids: listed, ..row.clone() });
+        }
+    }
+    batches
 }
 
 /// A message of [`DECISIONS`].
@@ -115,6 +162,9 @@ struct BatchRow {
     outcome: String,
     minute: DateTime<Utc>,
     n: u64,
+    /// See the migration `0402_decision_ids`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    ids: String,
 }
 
 impl BatchRow {
@@ -129,6 +179,7 @@ impl BatchRow {
             outcome: entry.outcome.to_owned(),
             minute: entry.minute,
             n: 0,
+            ids: String::new(),
         }
     }
 
@@ -191,6 +242,7 @@ struct DecisionRow<'a> {
     api: &'a str,
     subscription: &'a str,
     feature: &'a str,
+    ids: &'a str,
 }
 
 /// Copies the topic to ClickHouse until `stop`; starts over when something fails.
@@ -238,6 +290,7 @@ async fn copy(app: &App, stop: &CancellationToken) -> anyhow::Result<()> {
                         api: &row.api,
                         subscription: &row.subscription,
                         feature: &row.feature,
+                        ids: &row.ids,
                     })
                     .await?;
             }
@@ -307,4 +360,49 @@ pub async fn by_hour(app: &App, workspace: &WorkspaceId, period: Period) -> Resu
         .bind(period.end.timestamp())
         .fetch_all()
         .await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use farebox_core::clock;
+
+    use super::*;
+
+    fn entry(consumer: &str, minute: DateTime<Utc>) -> Entry<'_> {
+        Entry { workspace: "w", source: "s", api: "a", consumer, subscription: "", feature: "", outcome: "allowed", minute }
+    }
+
+    #[test]
+    fn every_decision_is_counted_and_every_one_that_passed_is_listed_once() {
+        let (counts, minute) = (Counts::default(), clock::now());
+        let ids: Vec<Uuid> = (0..IDS * 2 + 5).map(|_| Uuid::now_v7()).collect();
+        for id in &ids {
+            counts.add(entry("many", minute), Some(*id));
+        }
+        for n in 0..ROWS {
+            counts.add(entry(&format!("one-{n}"), minute), None);
+        }
+        counts.add(entry("many", minute), None);
+        for id in &ids[..IDS] {
+            counts.add(entry("full", minute), Some(*id));
+        }
+        counts.add(entry("full", minute), None);
+        let batches = counts.take("i-");
+        let rows: Vec<&BatchRow> = batches.iter().flat_map(|batch| &batch.rows).collect();
+        assert_eq!(rows.iter().map(|row| row.n).sum::<u64>(), (ids.len() + ROWS + 1 + IDS + 1) as u64);
+        let mut listed: Vec<String> =
+            rows.iter().flat_map(|row| row.ids.as_bytes().chunks(32)).map(|id| String::from_utf8_lossy(id).into_owned()).collect();
+        let mut expected: Vec<String> = ids.iter().chain(&ids[..IDS]).map(|id| id.simple().to_string()).collect();
+        listed.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(listed, expected);
+        for batch in &batches {
+            assert!(
+                batch.rows.len() <= ROWS
+                    && ["many", "full"].iter().all(|of| batch.rows.iter().filter(|row| row.consumer == *of).count() <= 1)
+            );
+            assert!(serde_json::to_vec(batch).expect("JSON").len() < 1_000_000, "Kafka takes no more");
+        }
+        assert!(counts.take("i-").is_empty());
+    }
 }

@@ -7,7 +7,7 @@
 //! within a moment of metering, so that no call waits for a database and decisions go on when it is away. Each decision
 //! has an id that no caller can choose: the gateway logs it, and it becomes the event's id. [`ledger`] counts decisions
 //! apart from events, as the second witness, and [`reconcile`] holds
-//! both side by side. [`keys`] issues and revokes what callers show.
+//! both side by side; a [`gap`] between them may be billed. [`keys`] issues and revokes what callers show.
 #![forbid(unsafe_code)]
 
 mod anonymous;
@@ -16,11 +16,11 @@ mod ask;
 mod console;
 mod decide;
 mod door;
+pub mod gap;
 mod gate;
 mod grpc;
 pub mod keys;
 pub mod ledger;
-pub mod policy;
 pub mod provision;
 mod quota;
 mod rate;
@@ -41,6 +41,9 @@ use utoipa_axum::routes;
 
 use crate::gate::Gate;
 
+/// What a provider chooses; `billing` keeps it, because it stands in the catalogue.
+pub use farebox_billing::decision_policy as policy;
+
 /// How long what other instances let pass may stay unknown here: all of them together overshoot a quota by no more than
 /// they let pass in this time.
 pub const QUOTA_BOUND: std::time::Duration = usage::BOUND;
@@ -60,6 +63,7 @@ pub fn router(app: &App) -> OpenApiRouter {
                 .routes(routes!(console::revoke))
                 .routes(routes!(console::decisions))
                 .routes(routes!(console::reconciliation))
+                .routes(routes!(gap::show, gap::post))
                 .routes(routes!(console::show_policy, console::set_policy))
                 .routes(routes!(provision::http::list))
                 .routes(routes!(provision::http::put, provision::http::delete))

@@ -23,6 +23,8 @@ pub struct Hour {
     pub events: u64,
     /// Decisions without an event: calls whose log was lost, or has not arrived yet.
     pub missing: u64,
+    /// Of the missing, those that are billed from the decision instead, because somebody chose so.
+    pub billed_from_decisions: u64,
     /// Events of decisions that were not counted: an instance was killed within a second of deciding.
     pub uncounted: u64,
     /// Events without a decision: calls that went around the check, or were let pass while nobody answered. All of a
@@ -40,7 +42,7 @@ pub async fn hours(app: &App, workspace: &WorkspaceId, period: Period) -> Result
         decided::by_hour(app, workspace, period),
         completeness::of(app, workspace)
     )?;
-    let mut hours: BTreeMap<(DateTime<Utc>, String), (u64, u64, u64)> = BTreeMap::new();
+    let mut hours: BTreeMap<(DateTime<Utc>, String), (u64, u64, u64, u64)> = BTreeMap::new();
     for row in decisions {
         hours.entry((row.hour, row.source)).or_default().0 += row.n;
     }
@@ -48,15 +50,17 @@ pub async fn hours(app: &App, workspace: &WorkspaceId, period: Period) -> Result
         let hour = hours.entry((row.hour, row.source)).or_default();
         hour.1 += row.decided;
         hour.2 += row.undecided;
+        hour.3 += row.stand_ins;
     }
     Ok(hours
         .into_iter()
-        .map(|((hour, source), (decisions, events, undecided))| Hour {
+        .map(|((hour, source), (decisions, events, undecided, stand_ins))| Hour {
             source,
             hour,
             decisions,
             events,
             missing: decisions.saturating_sub(events),
+            billed_from_decisions: stand_ins,
             uncounted: events.saturating_sub(decisions),
             undecided,
             complete: hour + TimeDelta::hours(1) <= completeness.complete_until,
@@ -64,7 +68,7 @@ pub async fn hours(app: &App, workspace: &WorkspaceId, period: Period) -> Result
         .collect())
 }
 
-fn floor_hour(at: DateTime<Utc>) -> DateTime<Utc> {
+pub(crate) fn floor_hour(at: DateTime<Utc>) -> DateTime<Utc> {
     let at = floor_minute(at);
     at - TimeDelta::minutes(i64::from(at.minute()))
 }

@@ -9,7 +9,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 use chrono_tz::Tz;
 use farebox_billing::entitlements::{self, Entitled};
 use farebox_billing::overdue::{self, Overdue};
-use farebox_core::auth::{self, Scope};
+use farebox_core::auth::{self, Kind, LiveToken, Scope};
 use farebox_core::clock::WorkspaceClock;
 use farebox_core::ids::{ConsumerId, CredentialId, SubscriptionId, WorkspaceId};
 use farebox_core::period::start_of_day;
@@ -34,6 +34,8 @@ pub struct Snapshot {
     /// The first transaction that it does not see: of two snapshots the one with the greater version is newer.
     pub version: i64,
     pub tokens: HashMap<Hash, Token>,
+    /// By the SHA-256 of their DER form.
+    pub certificates: HashMap<Hash, Token>,
     /// By name; names are unique only in a workspace.
     pub gateways: HashMap<String, Vec<Gateway>>,
     pub keys: HashMap<Hash, Key>,
@@ -70,10 +72,16 @@ pub struct Lifetime {
     pub sunset: Option<DateTime<Utc>>,
 }
 
-/// A gateway's own.
+/// A gateway's own: a token, or a client certificate.
 pub struct Token {
     pub workspace: WorkspaceId,
     pub expires_at: Option<DateTime<Utc>>,
+}
+
+impl Token {
+    pub fn is_in_force(&self) -> bool {
+        self.expires_at.is_none_or(|at| clock::now() < at)
+    }
 }
 
 /// A registered source.
@@ -145,7 +153,8 @@ impl Snapshot {
             .fetch_one(&mut *tx)
             .await?;
         let workspaces = workspace::all(&mut tx).await?;
-        let tokens = auth::all_with_scope(&mut tx, Scope::Decide).await?;
+        let tokens = auth::all_with_scope(&mut tx, Kind::Bearer, Scope::Decide).await?;
+        let certificates = auth::all_with_scope(&mut tx, Kind::Certificate, Scope::Decide).await?;
         let sources = source::all(&mut tx).await?;
         let active = credentials::all_active(&mut tx).await?;
         let entitled = entitlements::all(&mut tx).await?;
@@ -176,10 +185,8 @@ impl Snapshot {
         Ok(Self {
             as_of,
             version,
-            tokens: tokens
-                .into_iter()
-                .filter_map(|t| Some((t.hash.try_into().ok()?, Token { workspace: t.workspace, expires_at: t.expires_at })))
-                .collect(),
+            tokens: by_hash(tokens),
+            certificates: by_hash(certificates),
             gateways,
             keys: active
                 .into_iter()
@@ -244,6 +251,10 @@ fn space(workspace: &Workspace, apis: Vec<apis::Api>, policy: Policy, anonymous:
         anonymous,
         portal: workspace.portal_host.as_ref().map_or_else(|| portal.to_owned(), |host| format!("https://{host}")),
     }
+}
+
+fn by_hash(tokens: Vec<LiveToken>) -> HashMap<Hash, Token> {
+    tokens.into_iter().filter_map(|t| Some((t.hash.try_into().ok()?, Token { workspace: t.workspace, expires_at: t.expires_at }))).collect()
 }
 
 type Meters = HashMap<(WorkspaceId, String), Definition>;

@@ -35,7 +35,7 @@ pub async fn run(app: App, gate: Arc<Gate>, stop: CancellationToken) {
     let mut failing = false;
     loop {
         let started = tokio::time::Instant::now();
-        match refresh(&app, &gate).await {
+        match Box::pin(refresh(&app, &gate)).await {
             Ok(()) => {
                 if std::mem::take(&mut failing) {
                     tracing::info!("quotas know the usage again");
@@ -71,7 +71,7 @@ async fn refresh(app: &App, gate: &Gate) -> Result<(), MeteringError> {
         if !complete.contains_key(workspace) {
             complete.insert(workspace, completeness::of(app, workspace).await?.complete_until);
         }
-        group(app, &snapshot, workspace, meter, window, complete[workspace], &counters).await?;
+        Box::pin(group(app, &snapshot, workspace, meter, window, complete[workspace], &counters)).await?;
     }
     #[allow(clippy::cast_precision_loss)] // seconds since 1970 are far below 2^52
     metrics::gauge!(USAGE_AS_OF).set(clock::now().timestamp() as f64);

@@ -15,6 +15,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("0102_tiers.sql", include_str!("../../migrations/clickhouse/0102_tiers.sql")),
     ("0350_dead_letters.sql", include_str!("../../migrations/clickhouse/0350_dead_letters.sql")),
     ("0401_decisions.sql", include_str!("../../migrations/clickhouse/0401_decisions.sql")),
+    ("0402_decision_ids.sql", include_str!("../../migrations/clickhouse/0402_decision_ids.sql")),
 ];
 
 pub fn client(config: &config::ClickHouse) -> Client {

@@ -19,17 +19,30 @@ pub struct Told {
     /// With a decision; the hour is that of the decision, which its id tells (UUID version 7: milliseconds since 1970 in
     /// the first 48 bits).
     pub decided: u64,
+    /// Made from a decision whose log is lost; not among `decided`.
+    pub stand_ins: u64,
     /// Without one; the hour is the event's own.
     pub undecided: u64,
+}
+
+/// Of the ids that `ids` selects (ClickHouse; `source`, `consumer`, `api` and `id` without `dec:`), those that no event tells
+/// of: neither counted nor voided. `period`: when they were decided.
+pub fn untold(ids: &str, period: Period) -> String {
+    format!(
+        "SELECT * FROM ({ids}) WHERE concat('dec:', id) NOT IN (SELECT id FROM events WHERE workspace = {{ws:String}} AND startsWith(id, 'dec:')
+         AND time >= fromUnixTimestamp({}) - INTERVAL 1 HOUR AND time < fromUnixTimestamp({}) + INTERVAL 1 HOUR)",
+        period.start.timestamp(),
+        period.end.timestamp()
+    )
 }
 
 /// Mirrored traffic is left out. `period` in whole hours. An event is looked for up to an hour around it: so far a long
 /// call's start and its decision may lie apart, and clocks differ.
 pub async fn by_hour(app: &App, workspace: &WorkspaceId, period: Period) -> Result<Vec<Told>, MeteringError> {
     let sql = "
-        SELECT source, toStartOfHour(at) AS hour, countIf(by_decision) AS decided, countIf(NOT by_decision) AS undecided
+        SELECT source, toStartOfHour(at) AS hour, countIf(by_decision AND NOT is_stand_in) AS decided, countIf(is_stand_in) AS stand_ins, countIf(NOT by_decision) AS undecided
         FROM (
-            SELECT toString(source) AS source, startsWith(id, 'dec:') AS by_decision,
+            SELECT toString(source) AS source, startsWith(id, 'dec:') AS by_decision, marker = 'from_decision' AS is_stand_in,
                 if(match(id, '^dec:[0-9a-f]{32}$'),
                     toDateTime(intDiv(reinterpretAsUInt64(reverse(unhex(substring(id, 5, 12)))), 1000), 'UTC'), toDateTime(time, 'UTC')) AS at
             FROM events FINAL

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use clickhouse::Row;
+use farebox_core::decision::STAND_IN;
 use farebox_core::event::UsageEvent;
 use farebox_core::ids::WorkspaceId;
 use serde::Serialize;
@@ -62,6 +63,10 @@ struct Intake {
     received: DateTime<Utc>,
 }
 
+/// Of an event that stands in for a lost log: below what any gateway tells, so that the true log replaces it whenever it
+/// comes, and above what is deleted.
+const OF_STAND_IN: u64 = 2;
+
 /// Bits of the reception time in a version: microseconds until 2112.
 pub(crate) const RECEPTION_BITS: u32 = 52;
 pub(crate) const RECEPTION_MASK: u64 = (1 << RECEPTION_BITS) - 1;
@@ -92,6 +97,7 @@ impl EventRow {
             return Err("id-missing");
         }
         let data = event.data;
+        let version = if data.marker == STAND_IN { OF_STAND_IN } else { version(0, event.received_at) };
         Ok(Self {
             workspace: event.workspace.into(),
             id: event.id,
@@ -116,7 +122,7 @@ impl EventRow {
             response_bytes: data.response_bytes,
             cached: data.cached,
             properties: data.properties.into_iter().collect(),
-            version: version(0, event.received_at),
+            version,
             is_deleted: 0,
         })
     }

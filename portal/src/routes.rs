@@ -107,6 +107,8 @@ pub fn table() -> Vec<Route> {
     t.post("/console/close", roles(MONEY), console::close::submit);
     t.get("/console/pipeline", roles(MEMBERS), console::pipeline::show);
     t.get("/console/pipeline/decisions.csv", roles(MEMBERS), console::pipeline::witnesses_file);
+    t.get("/console/pipeline/gap", roles(MONEY), console::pipeline::gap::show);
+    t.post("/console/pipeline/gap", roles(MONEY), console::pipeline::gap::submit);
     t.get("/console/dead-letters", roles(HELPERS), console::dead_letters::list);
     t.get("/console/dead-letters.csv", roles(HELPERS), console::dead_letters::file);
     t.get("/console/dead-letters/{id}", roles(HELPERS), console::dead_letters::show);

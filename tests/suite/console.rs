@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use chrono::{DurationRound, TimeDelta};
+use farebox_core::clock;
 use farebox_portal::people::Role;
 use farebox_portal::people::session::cookie_name;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
+use crate::access_gap;
 use crate::harness::{Suite, eventually};
 use crate::walk::World;
 
@@ -62,6 +65,37 @@ pub async fn decisions_are_set_against_events(suite: &Suite) {
     })
     .await;
     assert!(console.get("/console/pipeline").await.contains("Two witnesses"));
+}
+
+/// A gap is looked into from its number, and billed with a reason; then it is shown as billed.
+pub async fn a_gap_is_billed_with_a_reason(suite: &Suite) {
+    let world = World::new(suite, "gap").await;
+    let edge = format!("{}-edge", world.mark);
+    let hour = (clock::now() - TimeDelta::hours(2)).duration_trunc(TimeDelta::hours(1)).expect("an hour");
+    let at = [hour, hour + TimeDelta::minutes(30)];
+    access_gap::decide(suite, &world.tenant.workspace.id, &edge, &world.consumer, &at).await;
+    let console = Console::open(suite, &world).await;
+    let link = eventually("the gap's number is a link", SOON, || async {
+        let page = console.get("/console/pipeline").await;
+        let found = page.split("href=\"").find(|part| part.starts_with("/console/pipeline/gap?"))?;
+        Some(found.split('"').next()?.replace("&#38;", "&").replace("&amp;", "&"))
+    })
+    .await;
+    let page = console.get(&link).await;
+    assert!(page.contains("Bill 2 from decisions") && page.contains(&world.mark), "{page}");
+    let bill = async |reason: &str| {
+        let at = hour.to_rfc3339();
+        let form = [("csrf", console.csrf.as_str()), ("source", &edge), ("hour", &at), ("reason", reason)];
+        world.page(Method::POST, "/console/pipeline/gap").header("cookie", &console.cookie).form(&form).send().await.expect("an answer")
+    };
+    let refused = bill(" ").await;
+    assert!(refused.status() == StatusCode::OK && refused.text().await.expect("text").contains("Not billed."), "without a reason");
+    assert_eq!(bill("the log disk was full").await.status(), StatusCode::SEE_OTHER);
+    eventually("it is shown as billed", SOON, || async {
+        console.get("/console/pipeline").await.contains("2 billed from decisions").then_some(())
+    })
+    .await;
+    assert!(console.get(&link).await.contains("Nothing of it can be billed"));
 }
 
 /// A dead letter is found by its text and seen with its bytes; replayed unchanged it stays, after a fix it is let in.

@@ -8,6 +8,7 @@ mod browser;
 mod harness;
 
 mod access;
+mod access_gap;
 mod access_gateways;
 mod access_limits;
 mod access_provisioning;
@@ -25,6 +26,7 @@ mod house;
 mod ingest;
 mod ingest_faults;
 mod ingest_formats;
+mod ingest_grpc;
 mod insights;
 mod instance;
 mod journey;
@@ -34,6 +36,7 @@ mod metering_corrections;
 mod metering_flow;
 mod metering_meters;
 mod metering_queries;
+mod outages;
 mod pages;
 mod pipeline;
 mod senders;
@@ -120,6 +123,8 @@ fn main() -> ExitCode {
         ingest::a_decided_call_counts_once_whichever_way_it_comes,
         ingest_formats::every_format_counts_the_truth_whichever_way_it_comes,
         ingest::the_window_is_the_workspaces,
+        ingest_grpc::what_is_rejected_is_counted_and_the_rest_is_taken,
+        ingest_grpc::refusals_are_said_in_grpc,
         ingest::dead_letters_are_searched,
         senders::a_file_is_sent_once_through_rotation_kills_and_an_outage,
         senders::tokens_live_and_end,
@@ -131,10 +136,13 @@ fn main() -> ExitCode {
         ingest_faults::clients_that_misbehave_harm_only_themselves,
         access::a_decision_says_who_and_why,
         access::a_revoked_key_is_refused_within_a_second,
+        access_gap::a_gap_is_billed_once_and_a_late_log_takes_its_place,
         access_gateways::envoy_enforces_and_every_call_counts_once,
         access_gateways::envoy_enforces_over_grpc,
         access_gateways::traefik_enforces_and_every_call_counts_once,
         access_gateways::nginx_enforces_and_every_call_counts_once,
+        access_gateways::mirrored_calls_are_seen_and_never_billed,
+        outages::a_receiver_away_for_30_seconds_loses_nothing,
         access_limits::a_hard_quota_refuses_and_a_soft_one_marks,
         access_limits::two_instances_overshoot_a_quota_by_no_more_than_the_bound,
         access_limits::decisions_go_on_while_stores_are_away,
@@ -191,6 +199,7 @@ fn main() -> ExitCode {
         walk_api::the_description_of_the_api_is_what_it_was,
         walk_api::every_route_with_every_token,
         console::decisions_are_set_against_events,
+        console::a_gap_is_billed_with_a_reason,
         console::a_dead_letter_is_seen_and_replayed,
         walk_pages::every_page_with_every_role,
         pages::everybody_can_use_every_page,

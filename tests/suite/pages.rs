@@ -14,6 +14,7 @@ use farebox_portal::routes;
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::access_gap;
 use crate::browser::Browser;
 use crate::harness::{Suite, eventually};
 use crate::walk::World;
@@ -113,6 +114,8 @@ impl Checker<'_> {
 pub async fn everybody_can_use_every_page(suite: &Suite) {
     let world = World::new(suite, "looks").await;
     calls(&world).await;
+    let hour = clock::now() - TimeDelta::hours(2);
+    access_gap::decide(suite, &world.tenant.workspace.id, &format!("{}-edge", world.mark), &world.consumer, &[hour, hour]).await;
     let axe = Artefacts::find(None).and_then(|engines| engines.axe()).unwrap_or_else(|missing| panic!("{missing}, with --browser"));
     let browser = Browser::open(&suite.data.join("browser-pages")).await;
     let shots = std::env::var_os("FAREBOX_SHOTS").map(std::path::PathBuf::from);
@@ -131,7 +134,11 @@ pub async fn everybody_can_use_every_page(suite: &Suite) {
         }
         browser.sign_in(&base, cookie_name(side, false), session.token.reveal()).await;
         for path in pages(side).into_iter().filter(|path| !open.contains(path)) {
-            checker.check(path, &format!("{base}{}", world.fill(path))).await;
+            let chosen = match path {
+                "/console/pipeline/gap" => format!("?source={}-edge&hour={}", world.mark, hour.format("%Y-%m-%dT%H:%M:%SZ")),
+                _ => String::new(),
+            };
+            checker.check(path, &format!("{base}{}{chosen}", world.fill(path))).await;
         }
     }
     let wrong = checker.wrong;

@@ -222,7 +222,10 @@ pub async fn a_token_has_its_limits(suite: &Suite) {
 }
 
 fn signature(secret: &str, kid: &str, at: i64, path: &str, body: &str) -> String {
-    let signed = format!("{at}.POST.{path}.{}", hex::encode(Sha256::digest(body)));
+    signed_with(secret, kid, at, &format!("{at}.POST.{path}.{}", hex::encode(Sha256::digest(body))))
+}
+
+fn signed_with(secret: &str, kid: &str, at: i64, signed: &str) -> String {
     let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("any length");
     mac.update(signed.as_bytes());
     format!("t={at},kid={kid},v1={}", hex::encode(mac.finalize().into_bytes()))
@@ -264,6 +267,24 @@ pub async fn a_signed_call_is_taken_once(suite: &Suite) {
         let (status, problem) = send(base, "/v1/events", &good, &body).await;
         assert_eq!((status, &problem["type"]), (401, &json!("urn:farebox:problem:replayed-signature")));
     }
+    // It may tell, but not ask; another key may.
+    let ask = |kid: &str, secret: &str, at: i64| {
+        let signed = format!("{at}.GET./v1/decide/edge/orders.{}", hex::encode(Sha256::digest("")));
+        let header = signed_with(secret, kid, at, &signed);
+        let request = http.get(format!("{base}/v1/decide/edge/orders")).header("farebox-signature", header);
+        async {
+            let answer = request.send().await.expect("an answer");
+            (answer.status().as_u16(), answer.headers().contains_key("x-farebox-decision"))
+        }
+    };
+    assert_eq!(ask(kid, secret, now).await, (403, false));
+    let new = json!({ "name": "asker", "kind": "signing", "scopes": ["decide"] });
+    let (_, asker) = api(&tenant, Method::POST, "/api/v1/tokens", new).await;
+    let (asker_kid, asker_secret) = (asker["id"].as_str().expect("an id"), asker["token"].as_str().expect("shown once"));
+    assert_eq!(ask(asker_kid, secret, now).await, (401, false), "another's secret");
+    assert_eq!(ask(asker_kid, asker_secret, now).await, (401, true), "a decision: the caller has no key");
+    assert_eq!(ask(asker_kid, asker_secret, now).await, (401, false), "once");
+
     // The secret itself is no token.
     assert_eq!(send_with(&tenant, secret, "as-token").await.0, 401);
     let (status, next) = api(&tenant, Method::POST, &format!("/api/v1/tokens/{kid}/rotate"), json!({})).await;

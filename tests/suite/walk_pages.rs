@@ -40,7 +40,7 @@ impl Caller {
 }
 
 /// Pages that confirm what was chosen on another.
-const NEED_A_CHOICE: [&str; 3] = ["/plan/change", "/payment/return", "/console/close/confirm"];
+const NEED_A_CHOICE: [&str; 4] = ["/plan/change", "/payment/return", "/console/close/confirm", "/console/pipeline/gap"];
 
 struct Walk<'a> {
     suite: &'a Suite,

@@ -105,7 +105,7 @@ pub async fn export(conn: &mut PgConnection, ws: &WorkspaceId) -> Result<String,
 /// A plan as an entry of the file.
 pub fn written(plan: &PlanDefinition) -> Result<Value, serde_json::Error> {
     let mut plan = pruned(serde_json::to_value(plan)?);
-    for price in plan["prices"].as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
+    for price in plan.get_mut("prices").and_then(Value::as_array_mut).into_iter().flatten().filter_map(Value::as_object_mut) {
         // What holds without being written is not written.
         for (field, unwritten) in [("included", json!("0")), ("counts_to_minimum", json!(true)), ("flat_at_zero", json!(false))] {
             if price.get(field) == Some(&unwritten) {

@@ -156,12 +156,13 @@ pub struct LiveToken {
     pub expires_at: Option<DateTime<Utc>>,
 }
 
-/// Of all workspaces: the tokens that are not revoked and have `scope`.
-pub async fn all_with_scope(conn: &mut PgConnection, scope: Scope) -> Result<Vec<LiveToken>, sqlx::Error> {
+/// Of all workspaces: the tokens of this kind that are not revoked and have `scope`.
+pub async fn all_with_scope(conn: &mut PgConnection, kind: Kind, scope: Scope) -> Result<Vec<LiveToken>, sqlx::Error> {
     sqlx::query_as!(
         LiveToken,
         r#"SELECT hash, workspace_id AS "workspace: WorkspaceId", expires_at FROM tokens
-           WHERE kind = 'bearer' AND revoked_at IS NULL AND $1 = ANY (scopes)"#,
+           WHERE kind = $1 AND revoked_at IS NULL AND $2 = ANY (scopes)"#,
+        kind.as_str(),
         scope.as_str()
     )
     .fetch_all(conn)

@@ -232,7 +232,7 @@ pub async fn show(State(portal): State<Portal>, ctx: Ctx, Path(id): Path<String>
             .with("Event's source", if letter.event_source.is_empty() { "–" } else { &letter.event_source })
             .cell("Where it stood", Cell::mono(&letter.origin))
             .cell("Id", Cell::mono(letter.id.as_str())),
-        body: Code::new("the original bytes", shown),
+        body: Code::new("the bytes as they came", shown),
         body_note: if letter.truncated {
             format!("{size} of it were kept: it was longer than a dead letter can be, and cannot be replayed.")
         } else if cut {

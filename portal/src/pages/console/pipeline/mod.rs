@@ -1,5 +1,6 @@
 //! From the gateways to what is counted: does everything run, and does it agree.
 
+pub mod gap;
 mod sources;
 mod state;
 mod witnesses;

@@ -71,17 +71,34 @@ impl Witnesses {
         ];
         // Gaps are never cut off.
         let shown = self.0.iter().enumerate().filter(|(n, hour)| *n < SHOWN || (hour.complete && gap(hour) != 0));
+        let may_bill = ctx.may_open("/console/pipeline/gap");
         Table::new("Decisions and events by gateway and hour", columns).dense().rows(shown.map(|(_, hour)| {
             vec![
                 Cell::text(format!("{} {}", format::day_month(local_date(hour.hour, ctx.tz())), format::clock(hour.hour, ctx.tz()))),
                 Cell::text(&hour.source),
                 Cell::text(format::count(hour.decisions)),
                 Cell::text(format::count(hour.events)),
-                Cell::text(format::count(gap(hour))),
+                gap_cell(hour, may_bill),
                 Cell::text(format::count(hour.undecided)),
                 state(hour).into(),
             ]
         }))
+    }
+}
+
+/// Who may bill it looks into it from here.
+fn gap_cell(hour: &Hour, may_bill: bool) -> Cell {
+    let number = format::count(gap(hour));
+    let cell = if may_bill && hour.missing > 0 && hour.complete {
+        let mut query = url::form_urlencoded::Serializer::new(String::new());
+        query.append_pair("source", &hour.source).append_pair("hour", &hour.hour.to_rfc3339());
+        Cell::link(number, format!("/console/pipeline/gap?{}", query.finish()))
+    } else {
+        Cell::text(number)
+    };
+    match hour.billed_from_decisions {
+        0 => cell,
+        n => cell.sub(format!("{} billed from decisions", format::count(n))),
     }
 }
 
@@ -114,7 +131,7 @@ mod tests {
     fn hour(n: i64, decisions: u64, events: u64, complete: bool) -> Hour {
         let (missing, uncounted) = (decisions.saturating_sub(events), events.saturating_sub(decisions));
         let hour = DateTime::UNIX_EPOCH + Duration::hours(n);
-        Hour { source: "edge".into(), hour, decisions, events, missing, uncounted, undecided: 0, complete }
+        Hour { source: "edge".into(), hour, decisions, events, missing, billed_from_decisions: 0, uncounted, undecided: 0, complete }
     }
 
     #[test]
