@@ -15,8 +15,8 @@ use utoipa_axum::routes;
 
 use crate::error::KpiError;
 use crate::kpis::{
-    self, ConversionAnswer, FunnelAnswer, LifecycleAnswer, RetentionAnswer, RevenueAnswer, StickinessAnswer, Tabular, UsageAnswer,
-    VersionsAnswer,
+    self, ComparedAnswer, ConversionAnswer, FunnelAnswer, LifecycleAnswer, RetentionAnswer, RevenueAnswer, StickinessAnswer, Tabular,
+    UsageAnswer, VersionsAnswer,
 };
 use crate::params;
 use crate::query::Query;
@@ -32,6 +32,7 @@ pub fn router(app: &App) -> OpenApiRouter {
         .routes(routes!(stickiness))
         .routes(routes!(usage))
         .routes(routes!(versions))
+        .routes(routes!(compared))
         .route("/api/v1/kpis/{name}", axum::routing::get(unknown))
         .with_state(app.clone())
 }
@@ -149,6 +150,21 @@ async fn usage(State(app): State<App>, asked: Asked) -> Result<Response, Problem
     responses((status = 200, body = VersionsAnswer, content_type = "application/json"), (status = 422, body = Problem)))]
 async fn versions(State(app): State<App>, asked: Asked) -> Result<Response, Problem> {
     asked.answer(&app, Scope::Read, params::versions, kpis::versions).await
+}
+
+/// Two versions side by side
+///
+/// As in a canary: share of calls, errors and exact latency quantiles of two versions of an API, and by consumer that called
+/// the canary.
+#[utoipa::path(get, path = "/api/v1/kpis/versions/compare", tag = "kpis", params(
+    ("api" = String, Query, description = "The api's name."),
+    ("base" = String, Query, description = "The version to compare with, such as `v1`."),
+    ("canary" = String, Query, description = "The version that is compared, such as `v2`."),
+    ("from" = Option<String>, Query, description = "A date or time; seven days before `to` unless given, 35 at most."),
+    ("to" = Option<String>, Query, description = "Now unless given."),
+), responses((status = 200, body = ComparedAnswer, content_type = "application/json"), (status = 422, body = Problem)))]
+async fn compared(State(app): State<App>, asked: Asked) -> Result<Response, Problem> {
+    asked.answer(&app, Scope::Read, params::compared, kpis::compared).await
 }
 
 /// What recurs each month, and how it moves

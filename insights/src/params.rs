@@ -4,8 +4,8 @@ use crate::action::{self, Action};
 use crate::arithmetic::retention::{Bracket, Mean, Mode};
 use crate::error::KpiError;
 use crate::kpis::{
-    ActivationParams, Cohorts, ConversionParams, FunnelParams, LifecycleParams, RetentionParams, RevenueParams, StickinessParams,
-    UsageParams, VersionsParams,
+    ActivationParams, Cohorts, ComparedParams, ConversionParams, FunnelParams, LifecycleParams, RetentionParams, RevenueParams,
+    StickinessParams, UsageParams, VersionsParams,
 };
 use crate::query::{Query, window};
 
@@ -127,6 +127,22 @@ pub fn usage(mut query: Query) -> Result<UsageParams, KpiError> {
 pub fn versions(mut query: Query) -> Result<VersionsParams, KpiError> {
     let params = VersionsParams { common: query.common() };
     query.finish("versions").map(|()| params)
+}
+
+pub fn compared(mut query: Query) -> Result<ComparedParams, KpiError> {
+    let mut needed =
+        |name: &'static str| query.read(name, |text| if text.is_empty() { Err("must not be empty") } else { Ok(text.to_owned()) });
+    let (api, base, canary) = (needed("api"), needed("base"), needed("canary"));
+    let (from, to) = (query.moment("from"), query.moment("to"));
+    query.finish("versions/compare")?;
+    let missing = |name: &str| KpiError::field(name, "is needed, such as api=orders&base=v1&canary=v2");
+    Ok(ComparedParams {
+        api: api.ok_or_else(|| missing("api"))?,
+        base: base.ok_or_else(|| missing("base"))?,
+        canary: canary.ok_or_else(|| missing("canary"))?,
+        from,
+        to,
+    })
 }
 
 #[cfg(test)]

@@ -63,6 +63,10 @@ impl Query {
         })
     }
 
+    pub fn moment(&mut self, name: &'static str) -> Option<Moment> {
+        self.read(name, moment)
+    }
+
     /// `from`, `to`, `interval`, `time_zone`, `week_start`, `unit`, `filter[...]`.
     pub fn common(&mut self) -> Common {
         let from = self.read("from", moment);

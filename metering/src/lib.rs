@@ -42,6 +42,7 @@ pub mod pipeline;
 mod plan;
 mod poison;
 pub mod proof;
+pub mod quality;
 pub mod recompute;
 pub mod repair;
 pub mod rule;

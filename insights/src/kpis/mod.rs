@@ -2,6 +2,7 @@
 //! portal's pages alike.
 
 mod activation;
+mod compared;
 mod conversion;
 mod facts;
 mod funnel;
@@ -16,6 +17,7 @@ mod usage;
 mod versions;
 
 pub use activation::{ActivationParams, activation};
+pub use compared::{Compared, ComparedAnswer, ComparedConsumer, ComparedParams, compared};
 pub use conversion::{ConversionAnswer, ConversionParams, ConversionRow, conversion};
 pub use funnel::{FunnelAnswer, FunnelParams, FunnelStep, funnel};
 pub use lifecycle::{LifecycleAnswer, LifecycleParams, LifecycleRow, lifecycle};

@@ -3,6 +3,7 @@
 
 mod activation;
 mod cohorts;
+mod compared;
 mod conversion;
 mod funnel;
 mod lifecycle;
@@ -103,6 +104,9 @@ pub struct Asked {
     steps: String,
     unit: String,
     api: String,
+    /// Two versions of the API to compare.
+    base: String,
+    canary: String,
     /// The cell someone looks into: the cohort's first day and the column.
     of: String,
     n: Option<u32>,
@@ -143,6 +147,8 @@ impl Asked {
             ("steps", &self.steps),
             ("unit", &self.unit),
             ("api", &self.api),
+            ("base", &self.base),
+            ("canary", &self.canary),
         ];
         for (name, value) in all {
             if !value.is_empty() {

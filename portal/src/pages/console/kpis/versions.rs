@@ -7,7 +7,7 @@ use farebox_insights::action::CallFilter;
 use farebox_insights::kpis::{self, Common, Deprecated, VersionsAnswer, VersionsParams};
 use farebox_metering::apis;
 
-use super::{Asked, Filter, INTERVALS, KpiPage, Part, Sheet, definition, file, filter, interval_name, unit};
+use super::{Asked, Filter, INTERVALS, KpiPage, Part, Sheet, compared, definition, file, filter, interval_name, unit};
 use crate::context::{Ctx, page};
 use crate::failure::Failure;
 use crate::view::{Cell, Chart, ChartColumn, ChartKind, ChartRow, Column, Stat, Stats, Table};
@@ -26,6 +26,7 @@ pub async fn versions(State(portal): State<Portal>, ctx: Ctx, Query(asked): Quer
     let apis = apis::list(&mut *portal.app.pg.acquire().await?, &ctx.workspace.id).await?;
     let answer = asked_for(&portal, &ctx.workspace.id, &asked).await?;
     let names: Vec<_> = apis.iter().map(|api| api.name.as_str()).collect();
+    let (asked, called) = two_versions(asked, &answer);
     let (stale, on_it): (Vec<_>, BTreeSet<_>) = (
         answer.deprecated.iter().filter(|d| !d.consumers.is_empty()).collect(),
         answer.deprecated.iter().flat_map(|d| &d.consumers).map(|c| c.consumer.id.as_str()).collect(),
@@ -37,6 +38,7 @@ pub async fn versions(State(portal): State<Portal>, ctx: Ctx, Query(asked): Quer
         Stat::new("Next sunset", next.map_or_else(|| "–".to_owned(), format::date), "of a version that is still called"),
     ];
     let mut parts = vec![Part::Chart(chart(&answer, &asked))];
+    parts.extend(compared::sheets(&portal, &ctx.workspace.id, &asked).await?.into_iter().map(Part::Sheet));
     parts.extend(answer.deprecated.iter().enumerate().map(|(n, version)| Part::Sheet(sheet(n, version))));
     page(&KpiPage {
         shell: ctx.shell("Versions", "/console/versions"),
@@ -49,10 +51,46 @@ pub async fn versions(State(portal): State<Portal>, ctx: Ctx, Query(asked): Quer
             "are all requests to a version, as the gateway named it; deprecated is what the catalogue says.",
             &ctx,
         ),
-        filters: vec![filter("interval", "By", &INTERVALS, &asked.interval), api_filter(&names, &asked.api)],
+        filters: filters(&names, &called, &asked),
         stats: Stats { stats },
         parts,
     })
+}
+
+/// Of an API that is chosen, or the only one that is called: the two versions to compare. Unless they are chosen, those
+/// called most, the older name being the base; and all that are called.
+fn two_versions(mut asked: Asked, answer: &VersionsAnswer) -> (Asked, Vec<String>) {
+    let mut totals: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+    for row in answer.rows.iter().filter(|row| !row.api.is_empty() && !row.version.is_empty()) {
+        *totals.entry((&row.api, &row.version)).or_default() += row.calls;
+    }
+    let apis: BTreeSet<_> = totals.keys().map(|(api, _)| *api).collect();
+    if asked.api.is_empty() && apis.len() == 1 {
+        asked.api = apis.first().map(ToString::to_string).unwrap_or_default();
+    }
+    let mut called: Vec<_> =
+        totals.iter().filter(|((api, _), _)| *api == asked.api).map(|((_, version), calls)| (*version, *calls)).collect();
+    called.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(b.0)));
+    let mut most: Vec<_> = called.iter().take(2).map(|(version, _)| (*version).to_owned()).collect();
+    most.sort();
+    let known = |version: &str| called.iter().any(|(name, _)| *name == version);
+    if !known(&asked.base) {
+        asked.base = most.first().cloned().unwrap_or_default();
+    }
+    if !known(&asked.canary) || asked.canary == asked.base {
+        asked.canary = most.iter().rfind(|version| **version != asked.base).cloned().unwrap_or_default();
+    }
+    (asked, called.into_iter().map(|(version, _)| version.to_owned()).collect())
+}
+
+fn filters(apis: &[&str], called: &[String], asked: &Asked) -> Vec<Filter> {
+    let mut filters = vec![filter("interval", "By", &INTERVALS, &asked.interval), api_filter(apis, &asked.api)];
+    if called.len() > 1 {
+        let choices: Vec<_> = called.iter().map(|version| (version.as_str(), version.as_str())).collect();
+        filters.push(filter("base", "Compare", &choices, &asked.base));
+        filters.push(filter("canary", "with", &choices, &asked.canary));
+    }
+    filters
 }
 
 fn api_filter(names: &[&str], asked: &str) -> Filter {
