@@ -58,7 +58,7 @@ pub fn router(app: &App, roles: &[Role]) -> Router {
 
 /// Routes for gateways, routes of the management API, and the description of both.
 fn documented(app: &App, roles: &[Role]) -> (Router, Router, utoipa::openapi::OpenApi) {
-    // Tokens are answered beside the idempotent routes: their answers must not be kept.
+    // Tokens, and other secrets, are answered beside the idempotent routes: such answers must not be kept.
     let mut gateway = OpenApiRouter::with_openapi(Api::openapi()).merge(auth::http::router(app));
     let mut management = OpenApiRouter::new();
     for role in roles {
@@ -66,7 +66,10 @@ fn documented(app: &App, roles: &[Role]) -> (Router, Router, utoipa::openapi::Op
             Role::Ingest => gateway = gateway.merge(farebox_ingest::router(app)),
             Role::Access => gateway = gateway.merge(farebox_access::router(app)),
             Role::Metering => management = management.merge(farebox_metering::router(app)),
-            Role::Billing => management = management.merge(farebox_billing::router(app)),
+            Role::Billing => {
+                management = management.merge(farebox_billing::router(app));
+                gateway = gateway.merge(farebox_billing::webhooks::router_of_secrets(app));
+            }
             Role::Insights => management = management.merge(farebox_insights::router(app)),
             Role::Portal => {}
         }

@@ -14,7 +14,7 @@ use crate::invoices::{self, Invoice, InvoiceLine};
 use crate::rating::plan::{Price, Proration};
 use crate::rating::usage::usage as usage_lines;
 use crate::rating::{Line, LineKind, Scope, Usage};
-use crate::{BillingError, calendar, plans};
+use crate::{BillingError, calendar, plans, sla};
 
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct AuditReport {
@@ -84,6 +84,12 @@ async fn audit_line(
     invoice: &Invoice,
     line: &InvoiceLine,
 ) -> Result<AuditedLine, BillingError> {
+    if let (LineKind::ServiceCredit, Some(sealed)) = (line.kind, &line.proof) {
+        let billed = Figures { quantity: line.quantity.clone(), amount: line.amount, events: None, hash: None };
+        let differences = sla::audit(app, ws, sealed, line.amount).await?;
+        let (line, name) = (line.id.clone(), line.name.clone());
+        return Ok(AuditedLine { line, name, equal: differences.is_empty(), billed, rederived: None, differences });
+    }
     let sealed: Option<Proof> =
         line.proof.clone().map(serde_json::from_value).transpose().map_err(|e| BillingError::unreadable("a sealed proof", e))?;
     let billed = Figures {

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 static KILL_AT: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("FAREBOX_KILL_AT").ok().filter(|name| !name.is_empty()));
 
-/// Every point there is, in the order a month's close passes them.
+/// Every point there is: those of a month's close in their order, and those of alerts.
 pub const POINTS: &[&str] = &[
     "close.started",
     "close.rated",
@@ -31,6 +31,10 @@ pub const POINTS: &[&str] = &[
     "stripe.finalize.stored",
     "stripe.finalize.sent",
     "stripe.finalize.recorded",
+    "alert.before_commit",
+    "alert.decided",
+    "webhook.before",
+    "webhook.sent",
 ];
 
 /// Aborts here when the environment says so: no destructor runs, no connection is closed in order.

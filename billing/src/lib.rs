@@ -7,9 +7,12 @@
 //! moves along its states, and [`stripe`] pushes it. [`audit`] re-derives every line from raw events. [`preview`] shows
 //! the invoice that is gathering, [`entitlements`] tells access what is allowed, [`decision_policy`] what the provider chose, and [`overdue`] who owes,
 //! [`revenue`] tells insights who pays. What all that means for the books is derived in [`ledger`]. Finance takes files
-//! from [`exports`] and an invoice as a document from [`documents`]; what is done about unpaid invoices is in [`dunning`].
+//! from [`exports`] and an invoice as a document from [`documents`]; what is done about unpaid invoices is in [`dunning`]. [`sla`] gives back
+//! what was promised and not kept, and [`margin`] sets what calls cost beside what they bring. Who wants to know of thresholds has [`alerts`], and whose programs want to know what happens, [`webhooks`].
 #![forbid(unsafe_code)]
 
+pub mod alerts;
+pub mod allowance;
 pub mod audit;
 pub mod calendar;
 pub mod catalog;
@@ -28,6 +31,7 @@ mod gather;
 mod http;
 pub mod invoices;
 pub mod ledger;
+pub mod margin;
 pub mod overdue;
 pub mod plans;
 pub mod preview;
@@ -37,9 +41,11 @@ pub mod revenue;
 pub mod settings;
 pub mod settle;
 pub mod simulate;
+pub mod sla;
 pub mod stripe;
 pub mod subscriptions;
 pub mod summary;
+pub mod webhooks;
 
 pub use error::BillingError;
 
@@ -56,17 +62,22 @@ pub fn router(app: &App) -> OpenApiRouter {
         .merge(dunning::router(app))
         .merge(settle::router(app))
         .merge(reconcile::router(app))
+        .merge(alerts::router(app))
+        .merge(margin::router(app))
+        .merge(webhooks::router(app))
 }
 
 /// The background loops: the scheduled close, Stripe's push, events and poll, the ledger, the comparison
-/// with Stripe, and e-mails. Ends soon after `stop`.
+/// with Stripe, e-mails, alerts and webhooks. Ends soon after `stop`.
 pub async fn run(app: App, stop: CancellationToken) -> anyhow::Result<()> {
-    let (closed, pushed, (), (), ()) = tokio::join!(
+    let (closed, pushed, (), (), (), (), ()) = tokio::join!(
         close::run(app.clone(), stop.clone()),
         stripe::run(app.clone(), stop.clone()),
         ledger::run(app.clone(), stop.clone()),
         reconcile::run(app.clone(), stop.clone()),
-        dunning::mails::run(app, stop)
+        dunning::mails::run(app.clone(), stop.clone()),
+        alerts::run(app.clone(), stop.clone()),
+        webhooks::run(app, stop)
     );
     closed.and(pushed)
 }

@@ -1,6 +1,8 @@
 //! What-if: a plan, published or only drafted, on consumers' real history. Each month is rated as it was and as it would
 //! have been, by the same functions that invoices use, before discounts, credits and tax.
 
+mod own;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bigdecimal::BigDecimal;
@@ -20,6 +22,8 @@ use crate::rating::plan::Model;
 use crate::rating::{PlanDefinition, Usage};
 use crate::subscriptions::{self, Subscription};
 use crate::{BillingError, calendar, plans};
+
+pub use own::{Comparison, OnPlan, compare};
 
 /// Months in one question, at most.
 const MOST_MONTHS: usize = 24;
@@ -219,13 +223,18 @@ async fn worth(
     Ok(Money::sum(cycle::worth(&cycle, &used)?.into_iter().map(|line| line.line.amount), cycle.currency)?)
 }
 
-/// Sums of all subscriptions over a period, asked for once.
+/// Sums of all subscriptions, or of one, over a period, asked for once.
 #[derive(Default)]
 struct Known {
+    only: Option<SubscriptionId>,
     sums: HashMap<(String, Period), HashMap<String, BigDecimal>>,
 }
 
 impl Known {
+    fn of(only: SubscriptionId) -> Self {
+        Self { only: Some(only), ..Self::default() }
+    }
+
     async fn count(
         &mut self,
         app: &App,
@@ -240,7 +249,9 @@ impl Known {
         }
         let key = (wanted.meter.clone(), wanted.of);
         if !self.sums.contains_key(&key) {
-            let answer = usage::query(app, &UsageQuery::new(ws, &wanted.meter, wanted.of).by(Dimension::Subscription)).await?;
+            let all = UsageQuery::new(ws, &wanted.meter, wanted.of).by(Dimension::Subscription);
+            let query = self.only.iter().fold(all, UsageQuery::of_subscription);
+            let answer = usage::query(app, &query).await?;
             if answer.more {
                 return gather::count_usage(app, ws, subscription, wanted, currency, Counting::Quick).await;
             }

@@ -19,6 +19,7 @@ pub struct Config {
     pub metering: Metering,
     pub billing: Billing,
     pub mail: Mail,
+    pub webhooks: Webhooks,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -151,6 +152,15 @@ pub struct Mail {
     pub smtp_url: String,
     /// `Acme Billing <billing@acme.example>`.
     pub from: String,
+}
+
+/// What is told to addresses that a workspace names.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Webhooks {
+    /// Networks (CIDR) that may be called although they are not public; without TLS, too. Empty: only public addresses,
+    /// over HTTPS. Leave it so where workspaces belong to people who should not reach the network that Farebox is in.
+    pub networks: Vec<String>,
 }
 
 impl Default for Http {
@@ -303,6 +313,10 @@ impl Config {
         need(
             crate::mail::Mailer::new(&self.mail).is_ok(),
             "mail.smtp_url (FAREBOX_MAIL__SMTP_URL) and mail.from (FAREBOX_MAIL__FROM): such as smtps://user:password@host and Acme Billing <billing@acme.example>",
+        );
+        need(
+            self.webhooks.networks.iter().all(|network| network.parse::<ipnet::IpNet>().is_ok()),
+            "webhooks.networks (FAREBOX_WEBHOOKS__NETWORKS) must be networks such as 10.20.0.0/16",
         );
         need(self.kafka.partitions > 0, "kafka.partitions must be at least 1");
         need(self.metering.insert_rows > 0, "metering.insert_rows must be at least 1");

@@ -116,6 +116,10 @@ ids! {
     CorrectionId = "cor_";
     /// A rule that raises alerts.
     AlertId = "alr_";
+    /// A time that an alert was raised.
+    FiringId = "fir_";
+    /// An address of the provider's that is told what happens.
+    WebhookId = "wh_";
 }
 
 #[cfg(test)]

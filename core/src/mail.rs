@@ -87,3 +87,8 @@ impl Mailer {
         }
     }
 }
+
+/// Whether it could be the address of someone.
+pub fn is_address(text: &str) -> bool {
+    text.len() <= 254 && text.parse::<lettre::Address>().is_ok()
+}

@@ -31,6 +31,8 @@ pub enum Purpose {
     GatewayKey,
     /// A consumer's key on its way to a gateway.
     ConsumerKey,
+    /// With which what is told to a webhook is signed.
+    WebhookSecret,
 }
 
 /// A secret in the clear. Debug never prints it.
@@ -93,6 +95,7 @@ fn bound_to(workspace: &WorkspaceId, purpose: Purpose) -> Vec<u8> {
         Purpose::SourcePassword => "source-password",
         Purpose::GatewayKey => "gateway-admin-key",
         Purpose::ConsumerKey => "consumer-key",
+        Purpose::WebhookSecret => "webhook-secret",
     };
     format!("{workspace}|{purpose}").into_bytes()
 }

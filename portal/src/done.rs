@@ -17,6 +17,11 @@ pub fn note(done: &str) -> Option<Note> {
         "counted" => ("Counted again.", "The result is below."),
         "compared" => ("Every invoice was derived again.", "The result is below."),
         "retried" => ("It is on its way to Stripe again.", ""),
+        "alert-set" => ("You will be told.", "Once in a period."),
+        "alert-removed" => ("It is removed.", ""),
+        "webhook-tested" => ("A test event is on its way.", "Its delivery shows below within seconds."),
+        "webhook-saved" => ("Saved.", ""),
+        "webhook-removed" => ("It is told nothing more.", ""),
         "audited" => ("The audit is done.", "Its result is below."),
         _ => return None,
     };

@@ -71,6 +71,9 @@ pub fn table() -> Vec<Route> {
     t.get("/usage", roles(DEVELOPERS), portal::usage::show);
     t.get("/usage/tail", roles(DEVELOPERS), portal::usage::tail_part);
     t.get("/usage.csv", roles(DEVELOPERS), portal::usage::file);
+    t.get("/usage/alerts", roles(DEVELOPERS), portal::alerts::show);
+    t.post("/usage/alerts", roles(DEVELOPERS), portal::alerts::add);
+    t.post("/usage/alerts/{id}/remove", roles(DEVELOPERS), portal::alerts::remove);
     t.get("/keys", roles(DEVELOPERS), portal::keys::list);
     t.post("/keys", roles(DEVELOPERS), portal::keys::create);
     t.get("/keys/new", roles(DEVELOPERS), portal::keys::new);
@@ -109,6 +112,13 @@ pub fn table() -> Vec<Route> {
     t.get("/console/pipeline/decisions.csv", roles(MEMBERS), console::pipeline::witnesses_file);
     t.get("/console/pipeline/gap", roles(MONEY), console::pipeline::gap::show);
     t.post("/console/pipeline/gap", roles(MONEY), console::pipeline::gap::submit);
+    t.get("/console/alerts", roles(MEMBERS), console::alerts::show);
+    t.get("/console/webhooks/{id}", roles(ADMINS), console::webhooks::show);
+    t.post("/console/webhooks", roles(ADMINS), console::webhooks::create);
+    t.post("/console/webhooks/{id}/test", roles(ADMINS), console::webhooks::test);
+    t.post("/console/webhooks/{id}/rotate", roles(ADMINS), console::webhooks::rotate);
+    t.post("/console/webhooks/{id}/switch", roles(ADMINS), console::webhooks::switch);
+    t.post("/console/webhooks/{id}/remove", roles(ADMINS), console::webhooks::remove);
     t.get("/console/dead-letters", roles(HELPERS), console::dead_letters::list);
     t.get("/console/dead-letters.csv", roles(HELPERS), console::dead_letters::file);
     t.get("/console/dead-letters/{id}", roles(HELPERS), console::dead_letters::show);
@@ -137,6 +147,8 @@ pub fn table() -> Vec<Route> {
     t.get("/console/usage.csv", roles(KPIS), console::kpis::usage_file);
     t.get("/console/versions", roles(KPIS), console::kpis::versions);
     t.get("/console/versions.csv", roles(KPIS), console::kpis::versions_file);
+    t.get("/console/margin", roles(MONEY), console::margin::show);
+    t.get("/console/margin.csv", roles(MONEY), console::margin::file);
     t.get("/console/revenue", roles(MONEY), console::kpis::revenue);
     t.get("/console/revenue.csv", roles(MONEY), console::kpis::revenue_file);
     t.get("/console/consumers", roles(MEMBERS), console::consumers::list);

@@ -1,6 +1,7 @@
 //! Plans and prices in words: what someone reads who decides.
 
 use bigdecimal::{BigDecimal, Zero};
+pub use farebox_billing::allowance::allowance;
 use farebox_billing::plans::Plan;
 use farebox_billing::rating::plan::{Amounts, Decimal, Entitlement, Interval, Model, Per, PlanDefinition, Price, Tier, Unit};
 use farebox_core::money::{Currency, Money};
@@ -204,43 +205,6 @@ fn limits(entitlement: &Entitlement) -> Vec<String> {
     out
 }
 
-/// What is included in a period before it costs more, or is refused.
-#[derive(Debug, Clone)]
-pub struct Allowance {
-    pub meter: String,
-    pub units: BigDecimal,
-    /// Calls beyond it are refused; otherwise they are charged, or free.
-    pub refused_beyond: bool,
-    /// Whether units beyond it cost something.
-    pub charged_beyond: bool,
-}
-
-/// A hard quota for the period limits first; otherwise what the price of usage includes.
-pub fn allowance(definition: &PlanDefinition, free: bool) -> Option<Allowance> {
-    let quotas = definition.entitlements.iter().filter_map(|e| e.quota.as_ref());
-    let monthly: Vec<_> = quotas.filter(|quota| quota.per == Per::Month && definition.interval == Interval::Month).collect();
-    if let Some(quota) = monthly.iter().find(|quota| quota.hard) {
-        return Some(Allowance { meter: quota.meter.clone(), units: quota.limit.0.clone(), refused_beyond: true, charged_beyond: false });
-    }
-    let included = definition.prices.iter().find_map(|price| {
-        let name = price.meter.clone()?;
-        let free_tier = match &price.model {
-            Model::Graduated { tiers, .. } => tiers.first().and_then(|tier| match (&tier.unit, &tier.up_to) {
-                (Unit::UnitAmount(amounts), Some(up)) if amounts.0.values().all(|a| a.0.is_zero()) => Some(up.0.clone()),
-                _ => None,
-            }),
-            _ => None,
-        };
-        let units = &price.included.0 + free_tier.unwrap_or_default();
-        (!units.is_zero()).then_some((name, units))
-    });
-    if let Some((meter, units)) = included {
-        return Some(Allowance { meter, units, refused_beyond: false, charged_beyond: !free });
-    }
-    let quota = monthly.first()?;
-    Some(Allowance { meter: quota.meter.clone(), units: quota.limit.0.clone(), refused_beyond: false, charged_beyond: !free })
-}
-
 /// A call by its route, as gateways name it: with its method, or without.
 pub fn call(method: &str, route: &str) -> String {
     match route {
@@ -296,18 +260,6 @@ mod tests {
             ]
         );
         assert_eq!(definition.entitlements.iter().flat_map(limits).collect::<Vec<_>>(), ["100 requests a second"]);
-    }
-
-    #[test]
-    fn the_allowance_is_what_is_included_or_a_hard_limit() {
-        let mut definition = growth();
-        let soft = allowance(&definition, false).expect("included units");
-        assert_eq!((soft.meter.as_str(), soft.units, soft.refused_beyond), ("requests", BigDecimal::from(100_000), false));
-        for entitlement in &mut definition.entitlements {
-            entitlement.quota.as_mut().expect("a quota").hard = true;
-        }
-        let hard = allowance(&definition, false).expect("a quota");
-        assert_eq!((hard.units, hard.refused_beyond), (BigDecimal::from(5_000_000), true));
     }
 
     #[test]

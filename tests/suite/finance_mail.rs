@@ -18,10 +18,10 @@ use crate::harness::Suite;
 use crate::tenant::Tenant;
 
 /// Mails as they came over the wire.
-type Mailbox = Arc<Mutex<Vec<String>>>;
+pub type Mailbox = Arc<Mutex<Vec<String>>>;
 
 /// A server that speaks as much SMTP as a client needs, and keeps what it is given.
-async fn smtp() -> (SocketAddr, Mailbox) {
+pub async fn smtp() -> (SocketAddr, Mailbox) {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
     let (address, mailbox) = (listener.local_addr().expect("an address"), Mailbox::default());
     let kept = mailbox.clone();

@@ -26,6 +26,9 @@ pub struct Suite {
 /// Configuration names workspaces, so this one's name is fixed.
 pub const SYSLOG_WORKSPACE: &str = "formats/test";
 
+/// Networks that webhooks may lead to, besides public ones.
+pub const LOCAL: &str = "[\"127.0.0.0/8\"]";
+
 /// A `farebox up` of its own, in a directory of its own.
 pub struct Up {
     process: Child,
@@ -44,7 +47,8 @@ impl Suite {
             format!("{{listen=\"{address}\",protocol=\"{protocol}\",workspace=\"{SYSLOG_WORKSPACE}\",source=\"nginx-{protocol}\"}}")
         };
         let listeners = format!("[{},{}]", listener("udp", syslog.0), listener("tcp", syslog.1));
-        let up = Up::start_with("suite", free_port()?, &[("FAREBOX_INGEST__SYSLOG", listeners)]).await?;
+        let variables = [("FAREBOX_INGEST__SYSLOG", listeners), ("FAREBOX_WEBHOOKS__NETWORKS", LOCAL.to_owned())];
+        let up = Up::start_with("suite", free_port()?, &variables).await?;
         let credentials = up.credentials()?;
         let app = App::connect(Config::load(&up.data.join("farebox.toml"))?).await?;
         Ok(Self { app, instance: up.instance()?, credentials, data: up.data.clone(), syslog, up: Mutex::new(up) })
@@ -67,7 +71,7 @@ impl Up {
         Self::start_with(name, port, &[]).await
     }
 
-    async fn start_with(name: &str, port: u16, variables: &[(&'static str, String)]) -> anyhow::Result<Self> {
+    pub async fn start_with(name: &str, port: u16, variables: &[(&'static str, String)]) -> anyhow::Result<Self> {
         let data = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
         std::fs::create_dir_all(&data)?;
         let mut up = Self { process: spawn(&data, port, variables)?, data, port };
@@ -82,7 +86,20 @@ impl Up {
         self.wait_until_ready().await
     }
 
-    async fn wait_until_ready(&mut self) -> anyhow::Result<()> {
+    /// Another start on what is left by a process that ended.
+    pub fn start_again(&mut self, variables: &[(&str, String)]) -> anyhow::Result<()> {
+        self.process = spawn(&self.data, self.port, variables)?;
+        Ok(())
+    }
+
+    /// Waits until the process ends by itself; the signal that ended it.
+    pub async fn until_dead(&mut self) -> Option<i32> {
+        use std::os::unix::process::ExitStatusExt;
+        let ended = tokio::time::timeout(START, self.process.wait()).await;
+        ended.expect("the process ends").expect("a status").signal()
+    }
+
+    pub async fn wait_until_ready(&mut self) -> anyhow::Result<()> {
         let log = self.data.join("up.log");
         let ready = format!("http://127.0.0.1:{}/readyz", self.port);
         let deadline = tokio::time::Instant::now() + START;

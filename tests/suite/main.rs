@@ -13,6 +13,7 @@ mod access_gateways;
 mod access_limits;
 mod access_provisioning;
 mod admin_doubles;
+mod alerts;
 mod billing;
 mod billing_faults;
 mod billing_history;
@@ -22,6 +23,7 @@ mod console;
 mod demo;
 mod finance;
 mod finance_mail;
+mod hooks;
 mod house;
 mod ingest;
 mod ingest_faults;
@@ -30,6 +32,7 @@ mod ingest_grpc;
 mod insights;
 mod instance;
 mod journey;
+mod margin;
 mod metering;
 mod metering_audit;
 mod metering_corrections;
@@ -41,11 +44,13 @@ mod pages;
 mod pipeline;
 mod senders;
 mod shop;
+mod sla;
 mod stripe;
 mod tenant;
 mod walk;
 mod walk_api;
 mod walk_pages;
+mod webhooks;
 
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
@@ -188,6 +193,17 @@ fn main() -> ExitCode {
         finance::invoices_are_settled_by_hand,
         finance::accounting_systems_get_their_files,
         finance_mail::invoices_and_reminders_are_mailed_once,
+        alerts::an_allowance_is_told_once_and_again_when_raised,
+        alerts::money_units_and_unusual_hours_are_told,
+        alerts::wrong_alerts_are_refused_and_the_catalogue_has_them,
+        webhooks::an_address_that_fails_redirects_or_hangs_holds_up_nobody,
+        webhooks::what_happens_to_invoices_keys_and_subscriptions_is_told,
+        webhooks::secrets_rotate_and_addresses_are_judged,
+        margin::revenue_and_cost_add_up_by_route_and_consumer,
+        margin::two_versions_are_set_side_by_side,
+        margin::own_months_are_priced_on_every_plan,
+        sla::what_was_promised_and_not_kept_is_given_back,
+        sla::promises_that_cannot_be_measured_are_refused,
         stripe::every_invoice_is_compared,
         stripe::one_invoice_whatever_stripe_answers,
         stripe::the_same_bytes_are_sent_again,
@@ -214,6 +230,7 @@ fn main() -> ExitCode {
     );
     with_its_own!(tests:
         demo::what_was_sent_is_counted_and_a_second_start_goes_on,
+        alerts::killed_between_decision_and_delivery,
         pipeline::counts_equal_the_truth_although_everything_is_killed,
         ingest_faults::kafka_stands_still_and_the_disk_is_full,
     );

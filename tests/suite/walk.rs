@@ -31,6 +31,7 @@ pub struct World {
     pub total: [String; 2],
     pub source: String,
     pub dead_letter: String,
+    pub webhook: String,
 }
 
 impl World {
@@ -72,6 +73,8 @@ impl World {
         })
         .await;
 
+        let (webhook, _) = crate::webhooks::hook(&tenant, &format!("https://{mark}.example/hooks"), &["key.revoked"]).await;
+
         let mut conn = suite.app.pg.acquire().await.expect("PostgreSQL answers");
         let invoice = invoices::list(&mut conn, &ws, &invoices::InvoiceFilter::default(), 10, "").await.expect("listed");
         let invoice = invoice.into_iter().find(|invoice| invoice.total.minor > 1_000_000).expect("two months' fees, and tax");
@@ -90,6 +93,7 @@ impl World {
             total: [format!("{},{}", &total[..2], &total[2..]), total],
             source: source.id.to_string(),
             dead_letter,
+            webhook,
             tenant,
         }
     }
@@ -129,6 +133,7 @@ impl World {
             (_, path) if path.contains("/invoices/") => self.invoice.clone(),
             (_, path) if path.contains("/sources/") => self.source.clone(),
             (_, path) if path.contains("/dead-letters/") => self.dead_letter.clone(),
+            ("id", path) if path.contains("/webhooks/") => self.webhook.clone(),
             // Nothing has this name: what may be answered is 404, to nobody else.
             _ => "walk".to_owned(),
         };

@@ -11,9 +11,11 @@ use farebox_metering::{apis, consumers, formats, links, meters, sources};
 use serde::Serialize;
 use sqlx::{Connection, PgConnection};
 
+use super::alerts::AlertEntry;
 use super::check::{Catalog, ConsumerEntry, SubscriptionEntry};
+use crate::alerts::NewAlert;
 use crate::plans::Published;
-use crate::{BillingError, decision_policy, plans, settings, subscriptions};
+use crate::{BillingError, alerts, decision_policy, margin, plans, settings, subscriptions};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Applied {
@@ -125,6 +127,14 @@ async fn write(conn: &mut PgConnection, catalog: &Catalog, actor: &str) -> Resul
     for entry in &catalog.consumers {
         consumer(conn, ws, entry, &mut applied).await?;
     }
+    if let Some(costs) = &catalog.costs
+        && margin::costs::set(conn, ws, costs).await?
+    {
+        applied.note("change", "what calls cost");
+    }
+    for entry in &catalog.alerts {
+        alert(conn, ws, entry, &mut applied).await?;
+    }
     if !applied.changes.is_empty() {
         let detail = serde_json::to_value(&applied).map_err(|e| BillingError::unreadable("the changes", e))?;
         audit_log::record(conn, ws, actor, "catalog.apply", &workspace.name, &detail).await?;
@@ -163,6 +173,32 @@ async fn consumer(conn: &mut PgConnection, ws: &WorkspaceId, entry: &ConsumerEnt
     };
     for subscription in &entry.subscriptions {
         self::subscription(conn, ws, &id, entry, subscription, applied).await?;
+    }
+    Ok(())
+}
+
+async fn alert(conn: &mut PgConnection, ws: &WorkspaceId, entry: &AlertEntry, applied: &mut Applied) -> Result<(), BillingError> {
+    let name = &entry.alert.name;
+    let consumer = match &entry.consumer {
+        None => None,
+        Some(consumer) => {
+            let found = consumers::find_by_name(conn, ws, consumer).await?;
+            Some(
+                found
+                    .ok_or_else(|| BillingError::invalid("/alerts", format!("`{name}` is about `{consumer}`: there is no such consumer")))?
+                    .id,
+            )
+        }
+    };
+    let wanted = NewAlert { consumer, ..entry.alert.clone() };
+    let (was_there, changed) = alerts::put_named(conn, ws, &wanted).await.map_err(|error| match error {
+        BillingError::Invalid { field, detail } => {
+            BillingError::invalid("/alerts", format!("`{name}`, {}: {detail}", field.trim_start_matches('/')))
+        }
+        other => other,
+    })?;
+    if changed {
+        applied.note(if was_there { "change" } else { "create" }, format!("alert {name}"));
     }
     Ok(())
 }

@@ -14,10 +14,12 @@ use farebox_metering::apis::ApiVersion;
 use farebox_metering::meters::{self, Aggregate, Definition, Meter};
 use serde_json::{Value, json};
 
+use super::alerts::{self, AlertEntry};
 use super::errors::{CatalogError, Errors};
 use super::plan::Reader;
-use super::raw::{At, RawAddress, RawBilling, RawCatalog, RawConsumer, RawIntake, RawMeter, RawPlan, RawSeller};
+use super::raw::{At, RawAddress, RawBilling, RawCatalog, RawConsumer, RawCost, RawIntake, RawMeter, RawPlan, RawSeller};
 use crate::decision_policy::Policy;
+use crate::margin::costs::{Cost, ever};
 use crate::rating::PlanDefinition;
 use crate::rating::models::zero;
 use crate::revenue::missing_amounts;
@@ -47,6 +49,9 @@ pub struct Catalog {
     /// Names of plans that are no longer offered.
     pub retired: BTreeSet<String>,
     pub consumers: Vec<ConsumerEntry>,
+    pub alerts: Vec<AlertEntry>,
+    /// What calls cost: the whole list. None: as it is.
+    pub costs: Option<Vec<Cost>>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -120,6 +125,9 @@ pub fn check(raw: &RawCatalog) -> Result<Catalog, Vec<CatalogError>> {
     };
     let retired = plans.iter().filter(|plan| newest(&plan.name).is_some_and(|raw| raw.retired)).map(|plan| plan.name.clone()).collect();
     let consumers = consumers(raw, &mut errors);
+    let alerts = alerts::read(raw, &mut errors);
+    unique(raw.alerts.iter().enumerate().map(|(n, alert)| (&alert.name, format!("alerts[{n}].name"))), "alert", &mut errors);
+    let costs = raw.costs.as_ref().map(|costs| self::costs(costs, &mut errors));
     if let (Some(currency), Some(time_zone), true) = (currency, time_zone, errors.is_empty()) {
         return Ok(Catalog {
             workspace: raw.workspace.value.clone(),
@@ -137,6 +145,8 @@ pub fn check(raw: &RawCatalog) -> Result<Catalog, Vec<CatalogError>> {
             plans,
             retired,
             consumers,
+            alerts,
+            costs,
         });
     }
     Err(errors.into_sorted())
@@ -422,7 +432,14 @@ fn meters_exist(plan: &RawPlan, path: &str, meters: &BTreeSet<&str>, errors: &mu
     let prices = plan.prices.iter().enumerate().filter_map(|(n, p)| Some((p.meter.as_ref()?, format!("{path}.prices[{n}].meter"))));
     let quotas = plan.entitlements.iter().enumerate();
     let quotas = quotas.filter_map(|(n, e)| Some((&e.quota.as_ref()?.meter, format!("{path}.entitlements[{n}].quota.meter"))));
-    for (meter, path) in prices.chain(quotas) {
+    let promises = plan.sla.iter().enumerate();
+    let promises = promises.flat_map(|(n, p)| {
+        [("good", &p.good), ("of", &p.of), ("meter", &p.meter)]
+            .into_iter()
+            .filter_map(move |(field, meter)| Some((n, field, meter.as_ref()?)))
+    });
+    let promises = promises.map(|(n, field, meter)| (meter, format!("{path}.sla[{n}].{field}")));
+    for (meter, path) in prices.chain(quotas).chain(promises) {
         if !meters.contains(meter.value.as_str()) {
             let known: Vec<_> = meters.iter().copied().collect();
             errors.at(meter, &path, format!("there is no meter named `{}`; there are {}", meter.value, known.join(", ")));
@@ -437,6 +454,21 @@ fn consumers(raw: &RawCatalog, errors: &mut Errors) -> Vec<ConsumerEntry> {
         all_subjects.flat_map(|(n, c)| c.subjects.iter().enumerate().map(move |(k, s)| (s, format!("consumers[{n}].subjects[{k}]"))));
     unique(all_subjects, "subject", errors);
     raw.consumers.iter().enumerate().map(|(n, consumer)| self::consumer(consumer, &format!("consumers[{n}]"), errors)).collect()
+}
+
+/// What else may be wrong with them is told when they are applied.
+fn costs(raw: &[RawCost], errors: &mut Errors) -> Vec<Cost> {
+    let cost = |(n, raw): (usize, &RawCost)| {
+        let path = format!("costs[{n}]");
+        let from = match &raw.from {
+            Some(from) => instant(from, &format!("{path}.from"), errors)?,
+            None => ever(),
+        };
+        let per_call = errors.keep(decimal(&raw.per_call.value), &raw.per_call, &format!("{path}.per_call"))?;
+        let api = raw.api.as_ref().map(|api| api.value.clone()).unwrap_or_default();
+        Some(Cost { api, route: raw.route.value.clone(), per_call, from })
+    };
+    raw.iter().enumerate().filter_map(cost).collect()
 }
 
 fn instant(text: &At<String>, path: &str, errors: &mut Errors) -> Option<DateTime<Utc>> {

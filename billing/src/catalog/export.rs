@@ -8,10 +8,11 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 
+use crate::alerts::NewAlert;
 use crate::decision_policy::Policy;
 use crate::rating::PlanDefinition;
 use crate::settings::{self, BillingSettings};
-use crate::{BillingError, decision_policy, plans, subscriptions};
+use crate::{BillingError, alerts, decision_policy, margin, plans, subscriptions};
 
 #[derive(Serialize)]
 struct File {
@@ -34,6 +35,10 @@ struct File {
     meters: Vec<Value>,
     plans: Vec<Value>,
     consumers: Vec<Value>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    alerts: Vec<Value>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    costs: Vec<Value>,
 }
 
 /// YAML that [`super::apply`] finds nothing to change about.
@@ -61,6 +66,8 @@ pub async fn export(conn: &mut PgConnection, ws: &WorkspaceId) -> Result<String,
         meters: Vec::new(),
         plans: Vec::new(),
         consumers: Vec::new(),
+        alerts: Vec::new(),
+        costs: Vec::new(),
     };
     for format in formats::list(conn, ws).await? {
         file.formats.push(to_value(serde_json::to_value(format))?);
@@ -98,6 +105,32 @@ pub async fn export(conn: &mut PgConnection, ws: &WorkspaceId) -> Result<String,
             "name": consumer.name, "email": consumer.email, "signed_up": consumer.signed_up_at,
             "address": address, "subjects": subjects, "subscriptions": own,
         })));
+    }
+    for cost in margin::costs::list(conn, ws).await? {
+        file.costs.push(to_value(serde_json::to_value(cost))?);
+    }
+    for alert in alerts::list(conn, ws).await? {
+        let consumer = match &alert.consumer {
+            Some(id) => consumers::get(conn, ws, id).await?.map(|consumer| consumer.name),
+            None => None,
+        };
+        let written = NewAlert {
+            name: alert.name,
+            kind: alert.kind,
+            meter: alert.meter,
+            threshold: alert.threshold,
+            currency: alert.currency,
+            at_least: alert.at_least,
+            consumer: None,
+            plan: alert.plan,
+            emails: alert.emails,
+            mail_consumer: alert.mail_consumer,
+        };
+        let mut written = to_value(serde_json::to_value(written))?;
+        if let Some(consumer) = consumer {
+            written["consumer"] = json!(consumer);
+        }
+        file.alerts.push(written);
     }
     serde_saphyr::to_string(&file).map_err(|e| BillingError::unreadable("the catalogue", e))
 }

@@ -5,6 +5,7 @@
 //! version says never changes: other content under its number is refused. [`diff`] says what [`apply`] would do, and
 //! [`export`] writes the file back.
 
+mod alerts;
 mod apply;
 mod check;
 mod decisions;
@@ -13,9 +14,11 @@ mod export;
 mod formats;
 mod plan;
 mod raw;
+mod sla;
 
 use farebox_core::money::Currency;
 
+pub use alerts::AlertEntry;
 pub use apply::{Applied, Change, apply, diff};
 pub use check::{Catalog, ConsumerEntry, SubscriptionEntry};
 pub use errors::{CatalogError, field_problem, problem};

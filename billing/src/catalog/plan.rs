@@ -58,6 +58,8 @@ impl Reader<'_> {
         let entitlements: Vec<_> = (raw.entitlements.iter().enumerate())
             .map(|(n, entitlement)| self.entitlement(entitlement, &format!("{path}.entitlements[{n}]")))
             .collect();
+        let sla: Vec<_> =
+            raw.sla.iter().enumerate().map(|(n, promise)| super::sla::read(self, promise, &format!("{path}.sla[{n}]"))).collect();
         let tax = raw.tax.as_ref().map(|tax| self.tax(tax, path));
         let definition = PlanDefinition {
             name: raw.name.as_ref().map_or_else(|| "plan".to_owned(), |name| name.value.clone()),
@@ -71,6 +73,7 @@ impl Reader<'_> {
             minimum: minimum?,
             spend_cap: spend_cap?,
             entitlements: entitlements.into_iter().collect::<Option<_>>()?,
+            sla: sla.into_iter().collect::<Option<_>>()?,
         };
         Some((definition, tax.flatten()))
     }

@@ -34,6 +34,9 @@ pub struct RawCatalog {
     pub plans: Vec<RawPlan>,
     #[serde(default)]
     pub consumers: Vec<RawConsumer>,
+    #[serde(default)]
+    pub alerts: Vec<RawAlert>,
+    pub costs: Option<Vec<RawCost>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -202,6 +205,8 @@ pub struct RawPlan {
     pub spend_cap: Option<At<RawAmounts>>,
     #[serde(default)]
     pub entitlements: Vec<RawEntitlement>,
+    #[serde(default)]
+    pub sla: Vec<RawPromise>,
     /// No longer offered; those who have it keep it.
     #[serde(default)]
     pub retired: bool,
@@ -288,6 +293,24 @@ pub struct RawEntitlement {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub struct RawPromise {
+    pub name: At<String>,
+    pub good: Option<At<String>>,
+    pub of: Option<At<String>>,
+    pub meter: Option<At<String>>,
+    pub credits: Vec<RawCredit>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawCredit {
+    pub below: Option<At<String>>,
+    pub above: Option<At<String>>,
+    pub share: At<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct RawQuota {
     pub meter: At<String>,
     pub limit: At<String>,
@@ -323,6 +346,32 @@ pub struct RawSubscription {
     pub plan: At<String>,
     pub version: Option<At<i32>>,
     pub from: At<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawCost {
+    pub api: Option<At<String>>,
+    pub route: At<String>,
+    pub per_call: At<String>,
+    pub from: Option<At<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawAlert {
+    pub name: At<String>,
+    pub kind: At<String>,
+    pub threshold: At<String>,
+    pub meter: Option<At<String>>,
+    pub currency: Option<At<String>>,
+    pub at_least: Option<At<String>>,
+    pub consumer: Option<At<String>>,
+    pub plan: Option<At<String>>,
+    #[serde(default)]
+    pub emails: Vec<At<String>>,
+    #[serde(default)]
+    pub mail_consumer: bool,
 }
 
 /// `"49"`, in the file's currency; or `{USD: "49", EUR: "45"}`.

@@ -43,7 +43,7 @@ fn cell(value: &Value) -> String {
 }
 
 /// Excel and its like run what begins with one of these, in its full-width form too.
-pub(super) fn harmless(text: &str) -> String {
+pub(crate) fn harmless(text: &str) -> String {
     const FIRST: [char; 11] = ['=', '+', '-', '@', '\t', '\r', '\n', '＝', '＋', '－', '＠'];
     if text.starts_with(FIRST) { format!("'{text}") } else { text.to_owned() }
 }

@@ -10,7 +10,7 @@
 
 mod ageing;
 mod codes;
-mod csv;
+pub(crate) mod csv;
 mod focus;
 mod http;
 mod invoices;

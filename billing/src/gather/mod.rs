@@ -26,7 +26,7 @@ use crate::rating::difference::{Continued, less_billed};
 use crate::rating::plan::Terms;
 use crate::rating::{Line, LineKind, PlanDefinition, Usage};
 use crate::subscriptions::{self, Subscription};
-use crate::{BillingError, plans};
+use crate::{BillingError, plans, sla};
 
 /// Where quantities come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,7 +89,9 @@ pub async fn gather(
     let definitions = definitions(conn, &workspace.id, subscription, &billed).await?;
     let cycle = cycle_of(workspace, subscription, span, billed, &definitions)?;
     let mut lines: Vec<_> = cycle::fee_lines(&cycle)?.into_iter().map(GatheredLine::from).collect();
-    lines.extend(usage(app, conn, workspace, subscription, &cycle, counting).await?);
+    let counted = count_all(app, conn, &workspace.id, subscription, &cycle, counting).await?;
+    lines.extend(usage(conn, workspace, subscription, &cycle, &counted).await?);
+    lines.extend(sla::lines(app, &workspace.id, subscription, &cycle, &counted.used, counting).await?);
     lines.extend(late::corrections(app, conn, workspace, subscription, counting).await?);
     Ok(gathered(subscription, &cycle, lines))
 }
@@ -112,7 +114,8 @@ pub async fn gather_until(
         part.stretch.end = part.stretch.end.min(at);
     }
     cycle.parts.retain(|part| part.stretch.start < part.stretch.end);
-    let mut lines = usage(app, conn, workspace, subscription, &cycle, counting).await?;
+    let counted = count_all(app, conn, &workspace.id, subscription, &cycle, counting).await?;
+    let mut lines = usage(conn, workspace, subscription, &cycle, &counted).await?;
     lines.retain(|line| !line.line.amount.is_zero());
     Ok(gathered(subscription, &cycle, lines))
 }
@@ -128,14 +131,12 @@ fn gathered(subscription: &Subscription, cycle: &Cycle, lines: Vec<GatheredLine>
 
 /// The usage lines of a period, less what earlier invoices have of it.
 async fn usage(
-    app: &App,
     conn: &mut PgConnection,
     workspace: &Workspace,
     subscription: &Subscription,
     cycle: &Cycle<'_>,
-    counting: Counting,
+    counted: &CountedAll,
 ) -> Result<Vec<GatheredLine>, BillingError> {
-    let counted = count_all(app, conn, &workspace.id, subscription, cycle, counting).await?;
     let whole = cycle::usage_lines(cycle, &counted.used)?;
     for CycleLine { line, .. } in &whole {
         if let Some(alert) = &line.alert {

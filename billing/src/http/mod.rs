@@ -76,7 +76,7 @@ async fn now(conn: &mut PgConnection, ws: &WorkspaceId) -> Result<DateTime<Utc>,
 }
 
 /// A decimal string, or nothing.
-mod optional_decimal {
+pub(crate) mod optional_decimal {
     use farebox_core::money::{BigDecimal, decimal};
     use serde::{Deserialize, Deserializer, de};
 

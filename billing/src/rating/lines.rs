@@ -27,6 +27,8 @@ pub enum LineKind {
     Adjustment,
     /// Prepaid credits used after tax.
     Credit,
+    /// Given back because the service was not as promised.
+    ServiceCredit,
 }
 
 impl LineKind {
@@ -39,6 +41,7 @@ impl LineKind {
             Self::Carried => "carried",
             Self::Adjustment => "adjustment",
             Self::Credit => "credit",
+            Self::ServiceCredit => "service_credit",
         }
     }
 }

@@ -47,6 +47,9 @@ pub struct PlanDefinition {
     /// What a period's usage costs at most; the excess is taken off by a line of its own.
     pub spend_cap: Option<Amounts>,
     pub entitlements: Vec<Entitlement>,
+    /// What is promised of the service: where it is not kept, a share of what the period costs is given back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sla: Vec<Promise>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
@@ -305,12 +308,56 @@ pub enum Per {
     Month,
 }
 
+/// Something promised of the service in each period, measured by meters.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Promise {
+    pub name: String,
+    #[serde(flatten)]
+    pub measure: Measure,
+    /// Of those that are met, the one with the greatest share holds.
+    pub credits: Vec<Credit>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Measure {
+    /// A share of calls, such as those answered: what the meter `good` counts of what `of` counts.
+    Share { good: String, of: String },
+    /// The value of a meter, such as a percentile of latency.
+    Value { meter: String },
+}
+
+/// Where what was measured is below, or above, the promise: the share that is given back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credit {
+    #[serde(flatten)]
+    pub bound: Bound,
+    /// 0.1 is 10 %.
+    pub share: Decimal,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Bound {
+    Below(Decimal),
+    Above(Decimal),
+}
+
 impl PlanDefinition {
     /// A price by itself, on this plan's periods and terms.
     #[must_use]
     pub fn of_one_price(&self, price: Price) -> Self {
         let terms = Terms { threshold: None, ..self.terms.clone() };
-        Self { prices: vec![price], minimum: None, spend_cap: None, trial: None, entitlements: Vec::new(), terms, ..self.clone() }
+        Self {
+            prices: vec![price],
+            minimum: None,
+            spend_cap: None,
+            trial: None,
+            entitlements: Vec::new(),
+            sla: Vec::new(),
+            terms,
+            ..self.clone()
+        }
     }
 
     /// The meters its prices count with, each once.

@@ -14,6 +14,7 @@ use sqlx::PgConnection;
 
 use super::{Phase, Subscription, get};
 use crate::plans::{self, Plan};
+use crate::webhooks::{self, Happened};
 use crate::{BillingError, revenue, settings};
 
 /// When a change takes effect.
@@ -113,7 +114,7 @@ pub async fn start(conn: &mut PgConnection, ws: &WorkspaceId, new: Start<'_>) ->
     for (plan, from, to, trial) in phases {
         insert_phase(conn, ws, &id, &NewPhase { version: &plan.version_id, from, to, trial, quantity: &new.quantity }).await?;
     }
-    written(conn, ws, &id).await
+    written_as(conn, ws, &id, "subscription.created").await
 }
 
 /// A plan that this consumer may choose. One that is retired is only for those who name its version.
@@ -424,9 +425,16 @@ pub(crate) async fn lock(conn: &mut PgConnection, ws: &WorkspaceId, id: &Subscri
 
 /// After a change: metering's timeline, when the next period closes, and the subscription as it is now.
 pub(super) async fn written(conn: &mut PgConnection, ws: &WorkspaceId, id: &SubscriptionId) -> Result<Subscription, BillingError> {
+    written_as(conn, ws, id, "subscription.changed").await
+}
+
+async fn written_as(conn: &mut PgConnection, ws: &WorkspaceId, id: &SubscriptionId, kind: &str) -> Result<Subscription, BillingError> {
     let subscription = get(conn, ws, id).await?.ok_or(BillingError::NotFound("subscription"))?;
     write_timeline(conn, ws, &subscription.consumer, &subscription.product).await?;
     reschedule(conn, ws, &subscription).await?;
+    let data = serde_json::to_value(&subscription).map_err(|e| BillingError::unreadable("a subscription", e))?;
+    let (consumer, at) = (&subscription.consumer, workspace_of(conn, ws).await?.clock.now());
+    webhooks::emit(conn, ws, &Happened { kind, subject: id.as_str(), consumer, data: &data, at }).await?;
     Ok(subscription)
 }
 

@@ -71,11 +71,19 @@ const CONSOLE: &[(&str, &[(&str, Icon, &str)])] = &[
         "Money",
         &[
             ("/console/revenue", Icon::TrendingUp, "Revenue"),
+            ("/console/margin", Icon::Scale, "Margin"),
             ("/console/invoices", Icon::ReceiptText, "Invoices"),
             ("/console/close", Icon::Lock, "Month close"),
         ],
     ),
-    ("Trust", &[("/console/pipeline", Icon::GitCommitHorizontal, "Pipeline"), ("/console/settings", Icon::SlidersHorizontal, "Settings")]),
+    (
+        "Trust",
+        &[
+            ("/console/pipeline", Icon::GitCommitHorizontal, "Pipeline"),
+            ("/console/alerts", Icon::Bell, "Alerts"),
+            ("/console/settings", Icon::SlidersHorizontal, "Settings"),
+        ],
+    ),
 ];
 
 impl Shell {

@@ -1,6 +1,7 @@
 //! The developers' side: from the first look at the prices to a paid invoice.
 
 pub mod account;
+pub mod alerts;
 pub mod invoices;
 pub mod keys;
 pub mod landing;

@@ -3,8 +3,11 @@ use axum::Form;
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Redirect, Response};
 use farebox_billing::plans;
+use farebox_billing::simulate::{self, Comparison};
 use farebox_billing::subscriptions::{self, When};
 use farebox_core::audit_log;
+use farebox_core::money::Money;
+use farebox_core::period::Period;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -25,6 +28,8 @@ pub struct PlanPage {
     pub plans: Vec<PlanCard>,
     pub may_change: bool,
     pub note: Option<Note>,
+    /// What the last months cost, and would have cost on each plan.
+    pub compared: Option<Table>,
 }
 
 #[derive(Debug, Clone)]
@@ -54,13 +59,65 @@ pub async fn show(State(portal): State<Portal>, ctx: Ctx) -> Result<Response, Fa
         let at = a.subscription.ended_at?;
         Some(Note::new(Tone::Warn, "Your plan ends.", format!("{}. Choose a plan to go on.", format::instant(at, ctx.tz()))))
     });
+    let months = last_months(&ctx);
+    let listed = plans::list_published(&mut *portal.app.pg.acquire().await?, &ctx.workspace.id).await?;
+    let compared = simulate::compare(&portal.app, &ctx.workspace.id, ctx.consumer()?, &listed, &months).await?;
     page(&PlanPage {
         shell: ctx.shell("Plan", "/plan"),
+        compared: compared.map(|compared| comparison(&compared, &names, &ctx)),
         current: agreements.first().map(|a| current(a, &ctx)),
         plans: offered(&portal, &ctx, &names).await?,
         may_change: ctx.is(&[Role::ConsumerAdmin]),
         note,
     })
+}
+
+/// The three months that are over, the oldest first.
+fn last_months(ctx: &Ctx) -> Vec<Period> {
+    let mut months = vec![account::month_before(ctx, account::month_of(ctx, ctx.now()))];
+    while months.len() < 3 {
+        months.push(account::month_before(ctx, months[months.len() - 1]));
+    }
+    months.reverse();
+    months
+}
+
+/// The plan in force first, then by what would have been paid in all.
+fn comparison(compared: &Comparison, in_force: &[String], ctx: &Ctx) -> Table {
+    let sum = |months: &[Money]| Money::sum(months.iter().copied(), compared.currency).ok();
+    let mut columns = vec![Column::text("Plan")];
+    columns.extend(compared.months.iter().map(|month| Column::number(format::month(month.start.with_timezone(&ctx.tz()).date_naive()))));
+    columns.extend([Column::number("Together"), Column::number("Difference")]);
+    let row = |name: Cell, months: &[Money], difference: Cell| {
+        let mut row = vec![name];
+        row.extend(months.iter().map(|amount| Cell::text(format::money(*amount))));
+        row.extend([Cell::text(sum(months).map_or_else(|| "–".to_owned(), format::money)), difference]);
+        row
+    };
+    let was = sum(&compared.actual);
+    let mut rows = vec![row(Cell::text("As it was"), &compared.actual, Cell::text("–"))];
+    let mut plans: Vec<_> = compared.plans.iter().collect();
+    plans.sort_by_key(|plan| (plan.months.as_deref().and_then(sum).map_or(i64::MAX, |sum| sum.minor), plan.plan.clone()));
+    for plan in plans {
+        let name = Cell::text(words::title(&plan.plan));
+        let name = if in_force.contains(&plan.plan) { name.sub("your plan") } else { name };
+        let Some(months) = &plan.months else {
+            let mut row = vec![name.sub(format!("has no price in {} for what you use", compared.currency))];
+            row.resize_with(columns.len(), || Cell::text("–"));
+            rows.push(row);
+            continue;
+        };
+        let difference = sum(months).zip(was).and_then(|(would, was)| would.checked_sub(was).ok());
+        let cell = difference.map_or_else(
+            || Cell::text("–"),
+            |d| {
+                let sign = if d.minor > 0 { "+" } else { "" };
+                Cell::text(format!("{sign}{}", format::money(d)))
+            },
+        );
+        rows.push(row(name, months, cell));
+    }
+    Table::new("What the last months would have cost", columns).dense().rows(rows)
 }
 
 fn current(a: &Agreement, ctx: &Ctx) -> CurrentPlan {

@@ -11,6 +11,7 @@ use askama::Template;
 use axum::extract::{Query, State};
 use axum::response::Response;
 use chrono::Duration;
+use farebox_billing::alerts;
 use farebox_core::money::plain;
 use farebox_core::period::{Period, local_date};
 
@@ -21,6 +22,7 @@ pub use running::{by_day, running};
 use tail::TailPart;
 pub use tail::tail_part;
 
+use super::alerts::says;
 use crate::context::{Ctx, page};
 use crate::failure::Failure;
 use crate::view::{Chart, Shell};
@@ -35,6 +37,8 @@ pub struct UsagePage {
     pub from: String,
     pub to: String,
     pub allowance: Allowance,
+    /// What this consumer has set to be told; empty for nothing.
+    pub told_at: String,
     pub running: Chart,
     pub routes: Chart,
     pub statuses: Chart,
@@ -51,7 +55,10 @@ pub struct RangeChoice {
 pub async fn show(State(portal): State<Portal>, ctx: Ctx, Query(asked): Query<Asked>) -> Result<Response, Failure> {
     let consumer = ctx.consumer()?;
     let range = Range::of(&ctx, &asked);
-    let agreements = account::in_force(&mut *portal.app.pg.acquire().await?, &ctx, consumer).await?;
+    let mut conn = portal.app.pg.acquire().await?;
+    let agreements = account::in_force(&mut conn, &ctx, consumer).await?;
+    let alerts = alerts::list_own(&mut conn, &ctx.workspace.id, consumer).await?;
+    drop(conn);
     let agreement = agreements.first();
     let included = agreement.and_then(|a| words::allowance(&a.plan.definition, a.plan.free));
     let meter = included.as_ref().map_or("requests", |a| a.meter.as_str());
@@ -74,6 +81,7 @@ pub async fn show(State(portal): State<Portal>, ctx: Ctx, Query(asked): Query<As
         from: range.from.to_string(),
         to: (range.until - Duration::days(1)).to_string(),
         allowance: allowance(&ctx, agreement, meter, &days),
+        told_at: alerts.iter().map(says).collect::<Vec<_>>().join("; "),
         running: running(&ctx, &range, meter, cap, &days),
         routes,
         statuses,

@@ -1,0 +1,138 @@
+//! Service credits: a plan may promise something of the service in each period, measured by meters. Where it is not
+//! kept, a share of what the period costs is given back, as a line of the same invoice with the evidence sealed in it.
+//!
+//! What is measured is what the subscription's own calls met. It is decided when the period is invoiced; calls that come
+//! later change usage, not the credit.
+
+mod again;
+mod judge;
+
+use std::collections::BTreeMap;
+
+use farebox_core::App;
+use farebox_core::ids::{SubscriptionId, WorkspaceId};
+use farebox_core::money::{BigDecimal, Money, decimal_string};
+use farebox_core::period::Period;
+use farebox_metering::proof::{self, Proof};
+use farebox_metering::usage;
+use serde::{Deserialize, Serialize};
+
+pub(crate) use again::audit;
+
+use crate::BillingError;
+use crate::gather::{Counting, GatheredLine};
+use crate::rating::cycle::{self, Cycle, Source, UsedKey};
+use crate::rating::plan::{Measure, Promise};
+use crate::rating::{Line, LineKind, RatingError, Usage};
+use crate::subscriptions::Subscription;
+
+/// What is sealed with the line.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Evidence {
+    pub promise: Promise,
+    /// What was measured, each meter with its query and count.
+    pub measured: Vec<Proof>,
+    /// What the period costs by the plan that promised.
+    #[serde(with = "decimal_string")]
+    pub cost: BigDecimal,
+}
+
+/// The credits of a period, one line for each promise that was not kept.
+pub(crate) async fn lines(
+    app: &App,
+    ws: &WorkspaceId,
+    subscription: &Subscription,
+    cycle: &Cycle<'_>,
+    used: &BTreeMap<UsedKey, Usage>,
+    counting: Counting,
+) -> Result<Vec<GatheredLine>, BillingError> {
+    let mut found = Vec::new();
+    if cycle.plans.values().all(|plan| plan.sla.is_empty()) {
+        return Ok(found);
+    }
+    let worth = cycle::worth(cycle, used)?;
+    for (source, plan) in cycle.plans.iter().filter(|(_, plan)| !plan.sla.is_empty()) {
+        let own = worth.iter().filter(|line| line.source == *source).map(|line| line.line.amount);
+        let cost = Money::sum(own, cycle.currency)?;
+        let mut left = cost;
+        let Some(stretch) = stretch(cycle, source) else { continue };
+        for promise in &plan.sla {
+            let measured = measure(app, ws, &subscription.id, promise, stretch, counting).await?;
+            let values: Vec<_> = measured.iter().map(|(_, value)| value.clone()).collect();
+            let Some(broken) = judge::broken(promise, &values) else { continue };
+            let share = Money::round(&(cost.to_decimal() * &broken.share.0), cycle.currency).map_err(RatingError::from)?;
+            // No more is given back than the period costs.
+            let back = Money::new(share.minor.min(left.minor), cycle.currency);
+            if back.minor <= 0 {
+                continue;
+            }
+            left = left.checked_sub(back)?;
+            let line = line(promise, &values, broken, cost, back, stretch)?;
+            let measured = measured.into_iter().filter_map(|(proof, _)| proof).collect();
+            let evidence = Evidence { promise: promise.clone(), measured, cost: cost.to_decimal() };
+            let sealed = serde_json::to_value(&evidence).map_err(|e| BillingError::unreadable("evidence", e))?;
+            let proof = (counting == Counting::Proven).then_some(sealed);
+            found.push(GatheredLine { source: Some(source.clone()), line, proof, adjusts: None, of: None });
+        }
+    }
+    Ok(found)
+}
+
+/// From when until when in the period the plan was in force and charged. What lies between two parts of it has no calls
+/// of the subscription.
+fn stretch(cycle: &Cycle<'_>, source: &Source) -> Option<Period> {
+    let own = cycle.parts.iter().filter(|part| part.source == *source && !part.trial);
+    let parts: Vec<_> = own.filter_map(|part| part.stretch.intersect(&cycle.period)).collect();
+    Some(Period { start: parts.first()?.start, end: parts.last()?.end })
+}
+
+/// The values of the promise's meters, in its order; with proof where the line is sealed.
+async fn measure(
+    app: &App,
+    ws: &WorkspaceId,
+    subscription: &SubscriptionId,
+    promise: &Promise,
+    stretch: Period,
+    counting: Counting,
+) -> Result<Vec<(Option<Proof>, BigDecimal)>, BillingError> {
+    let meters: Vec<&str> = match &promise.measure {
+        Measure::Share { good, of } => vec![good, of],
+        Measure::Value { meter } => vec![meter],
+    };
+    let mut found = Vec::with_capacity(meters.len());
+    for meter in meters {
+        found.push(match counting {
+            Counting::Proven => {
+                let proof = proof::of(app, ws, subscription, meter, stretch).await?;
+                let value = proof.value.clone();
+                (Some(proof), value)
+            }
+            Counting::Quick => (None, usage::total(app, ws, meter, subscription, stretch).await?),
+        });
+    }
+    Ok(found)
+}
+
+fn line(
+    promise: &Promise,
+    values: &[BigDecimal],
+    broken: &crate::rating::plan::Credit,
+    cost: Money,
+    back: Money,
+    period: Period,
+) -> Result<Line, BillingError> {
+    Ok(Line {
+        kind: LineKind::ServiceCredit,
+        name: format!("{}, not as promised", promise.name),
+        price: None,
+        meter: None,
+        value: None,
+        period,
+        quantity: BigDecimal::from(1),
+        amount: Money::zero(back.currency).checked_sub(back)?,
+        explanation: judge::words(promise, values, broken, cost, back),
+        counts_to_minimum: false,
+        basis: None,
+        alert: None,
+    })
+}
