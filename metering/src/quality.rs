@@ -10,7 +10,7 @@ use farebox_core::period::Period;
 use serde::Deserialize;
 
 use crate::facts::{Column, Facts, Table};
-use crate::{MeteringError, rule};
+use crate::{MeteringError, plan, rule};
 
 /// The longest period of one question.
 pub const LONGEST: TimeDelta = TimeDelta::days(35);
@@ -66,6 +66,7 @@ pub async fn by_version(app: &App, workspace: &WorkspaceId, of: &Of<'_>) -> Resu
     let facts = Facts {
         table: Table::Raw,
         period: of.period,
+        whole: &plan::never,
         columns: vec![
             Column::of_event("version", "toString(api_version)"),
             Column::of_event("who", "toString(consumer)"),

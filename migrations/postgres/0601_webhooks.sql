@@ -55,6 +55,7 @@ CREATE TABLE webhook_deliveries (
 );
 CREATE INDEX webhook_deliveries_due ON webhook_deliveries (webhook_id, next_at, id) WHERE state = 'queued';
 CREATE INDEX webhook_deliveries_of ON webhook_deliveries (webhook_id, id);
+CREATE INDEX webhook_deliveries_event ON webhook_deliveries (event_id);
 
 -- The event's id, or null when nobody wants to know: then nothing is written.
 CREATE FUNCTION webhook_event(ws text, kind text, about text, consumer text, what jsonb, happened timestamptz) RETURNS text
@@ -82,6 +83,8 @@ BEGIN
 END $$;
 CREATE TRIGGER invoices_to_webhooks AFTER UPDATE OF state ON invoices
     FOR EACH ROW WHEN (NEW.state <> OLD.state) EXECUTE FUNCTION webhook_invoice();
+CREATE TRIGGER invoices_to_webhooks_issued AFTER INSERT ON invoices
+    FOR EACH ROW WHEN (NEW.state <> 'draft') EXECUTE FUNCTION webhook_invoice();
 
 CREATE FUNCTION webhook_key() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

@@ -91,6 +91,8 @@ pub async fn what_was_promised_and_not_kept_is_given_back(suite: &Suite) {
     assert_eq!(told(0), [], "999 of 1,000 are what was promised, and the 95th percentile is within 300 ms");
     // 100 for the time, 998 requests that count: 109.98, and a tenth of it.
     assert_eq!(told(1), [("Availability, not as promised", "-11.00")]);
+    let slow = tenant.get("/api/v1/usage?meter=p95_ms&window=none&from=2026-10-01T00:00:00Z&to=2026-11-01T00:00:00Z").await;
+    assert_eq!(slow["data"][0]["value"], json!("400"), "{slow}");
     // 980 requests count: 109.80; a quarter, and a twentieth.
     assert_eq!(told(2), [("Availability, not as promised", "-27.45"), ("Latency, not as promised", "-5.49")]);
     let line = credits[2][0];

@@ -24,6 +24,9 @@ const AT_ONCE: usize = 16;
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How soon a day that passed is noticed.
 const DATES_EVERY: Duration = Duration::from_secs(30);
+/// Deliveries can be looked up for so long.
+const KEPT: TimeDelta = TimeDelta::days(90);
+const FORGET_EVERY: Duration = Duration::from_hours(1);
 /// Longer than an attempt can take.
 const LEASE: TimeDelta = TimeDelta::seconds(45);
 /// Minutes after each attempt: the last is made some three days after the first.
@@ -38,13 +41,19 @@ pub async fn run(app: App, stop: CancellationToken) {
         }
     };
     let mut sending: JoinSet<()> = JoinSet::new();
-    let mut looked: Option<Instant> = None;
+    let (mut looked, mut forgot): (Option<Instant>, Option<Instant>) = (None, None);
     while !stop.is_cancelled() {
         while sending.try_join_next().is_some() {}
         if looked.is_none_or(|at| at.elapsed() >= DATES_EVERY) {
             looked = Some(Instant::now());
             if let Err(error) = dates(&app).await {
                 tracing::warn!("webhooks are not told of invoices that are past due: {error}");
+            }
+        }
+        if forgot.is_none_or(|at| at.elapsed() >= FORGET_EVERY) {
+            forgot = Some(Instant::now());
+            if let Err(error) = forget(&app).await {
+                tracing::warn!("old deliveries of webhooks stay for now: {error}");
             }
         }
         match claim(&app, AT_ONCE - sending.len()).await {
@@ -83,6 +92,21 @@ async fn dates(app: &App) -> Result<(), BillingError> {
     for workspace in workspace::all(&mut conn).await? {
         body::notice_past_due(&mut conn, &workspace).await?;
     }
+    Ok(())
+}
+
+/// Forgets deliveries that are over, and events that nobody waits for, after [`KEPT`]. That an invoice was past due is
+/// kept: it is told once.
+async fn forget(app: &App) -> Result<(), BillingError> {
+    let before = clock::now() - KEPT;
+    sqlx::query!("DELETE FROM webhook_deliveries WHERE state <> 'queued' AND tried_at < $1", before).execute(&app.pg).await?;
+    sqlx::query!(
+        "DELETE FROM webhook_events e WHERE e.at < $1 AND e.type <> 'invoice.past_due'
+           AND NOT EXISTS (SELECT FROM webhook_deliveries d WHERE d.event_id = e.id)",
+        before
+    )
+    .execute(&app.pg)
+    .await?;
     Ok(())
 }
 
