@@ -24,8 +24,8 @@ seller: {{name: Acme Ltd, address: {{country: DE}}, invoice_number_prefix: SLA-}
 taxes: [{{name: VAT, rate: "0.19", inclusive: false, countries: [DE]}}]
 billing: {{close_by_hand: true}}
 meters:
-  - {{name: answered, event: farebox.request.v1, aggregate: count, filter: {{status: {{lt: "500"}}}}}}
-  - {{name: p95_ms, event: farebox.request.v1, aggregate: percentile, percentile: "95", value: latency_us, divide_by: "1000"}}
+  - {{name: answered, event: farebox.request.v1, aggregate: count, filter: {{status: {{lt: "500"}}}}, counted: false}}
+  - {{name: p95_ms, event: farebox.request.v1, aggregate: percentile, percentile: "95", value: latency_us, divide_by: "1000", counted: false}}
 plans:
   - name: growth
     version: 1
