@@ -67,7 +67,7 @@ async fn firings(tenant: &Tenant) -> Vec<Value> {
 
 /// Judges the workspace in this process, as one that has just started; how often something was told.
 async fn judge(suite: &Suite, tenant: &Tenant) -> usize {
-    let workspace = workspace::by_id(&mut *suite.app.pg.acquire().await.expect("PostgreSQL"), &tenant.workspace.id).await;
+    let workspace = workspace::by_id(&mut suite.app.pg.acquire().await.expect("PostgreSQL"), &tenant.workspace.id).await;
     let workspace = workspace.expect("PostgreSQL").expect("the workspace");
     alerts::evaluate(&suite.app, &workspace, &mut Memory::default()).await.expect("judged")
 }
@@ -250,12 +250,13 @@ pub async fn wrong_alerts_are_refused_and_the_catalogue_has_them(suite: &Suite) 
     assert_eq!((status, &problem["type"]), (StatusCode::CONFLICT, &json!("urn:farebox:problem:alert-about-else")));
     let removed = tenant.call(Method::DELETE, &format!("/api/v1/alerts/{id}")).send().await.expect("an answer");
     assert_eq!(removed.status(), StatusCode::NO_CONTENT);
-    let logged: i64 = sqlx::query_scalar("SELECT count(*) FROM audit_log WHERE workspace_id = $1 AND action = 'alert.remove' AND target = $2")
-        .bind(tenant.workspace.id.as_str())
-        .bind(&id)
-        .fetch_one(&suite.app.pg)
-        .await
-        .expect("PostgreSQL");
+    let logged: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM audit_log WHERE workspace_id = $1 AND action = 'alert.remove' AND target = $2")
+            .bind(tenant.workspace.id.as_str())
+            .bind(&id)
+            .fetch_one(&suite.app.pg)
+            .await
+            .expect("PostgreSQL");
     assert_eq!(logged, 1);
 }
 

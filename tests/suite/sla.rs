@@ -124,7 +124,7 @@ pub async fn promises_that_cannot_be_measured_are_refused(suite: &Suite) {
     let tenant = Tenant::new(suite, "promises").await;
     for (sla, says) in [
         (r#"[{name: x, good: answered, credits: [{below: "0.9", share: "0.1"}]}]"#, "plans[0].sla[0]"),
-        (r#"[{name: x, good: answered, of: calls, credits: []}]"#, "plans[0].sla[0].credits"),
+        (r"[{name: x, good: answered, of: calls, credits: []}]", "plans[0].sla[0].credits"),
         (r#"[{name: x, good: answered, of: calls, credits: [{below: "99.9", share: "0.1"}]}]"#, "plans[0].sla[0].credits[0]"),
         (r#"[{name: x, good: answered, of: calls, credits: [{below: "0.9", share: "2"}]}]"#, "plans[0].sla[0].credits[0].share"),
         (r#"[{name: x, meter: p95_ms, credits: [{share: "0.1"}]}]"#, "plans[0].sla[0].credits[0]"),

@@ -95,21 +95,16 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
 }
 
 fn is_public_v6(address: Ipv6Addr) -> bool {
-    let [a, b, c, d, e, f, high, low] = address.segments();
+    let part = address.segments();
     let embedded = |high: u16, low: u16| is_public_v4(Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)));
-    if (a, b, c, d, e) == (0, 0, 0, 0, 0) && (f == 0xffff || f == 0) {
-        return f == 0xffff && embedded(high, low);
-    }
-    if (a, b, c, d, e, f) == (0x64, 0xff9b, 0, 0, 0, 0) {
+    // IPv4 as such, behind a translator, and in 6to4.
+    if let [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] = part {
         return embedded(high, low);
     }
-    if a == 0x2002 {
-        return embedded(b, c);
-    }
-    let protocols = a == 0x2001 && b < 0x0200;
-    let documentation = (a == 0x2001 && b == 0x0db8) || (a == 0x3fff && b < 0x1000);
+    let protocols = part[0] == 0x2001 && part[1] < 0x0200;
+    let documentation = (part[0] == 0x2001 && part[1] == 0x0db8) || (part[0] == 0x3fff && part[1] < 0x1000);
     // Global unicast is all that is given to anybody.
-    a & 0xe000 == 0x2000 && !protocols && !documentation
+    part[0] & 0xe000 == 0x2000 && !protocols && !documentation
 }
 
 #[cfg(test)]
@@ -192,7 +187,7 @@ mod tests {
     #[tokio::test]
     async fn a_name_that_leads_inside_is_not_called() {
         let resolved =
-            |guard: Guard| async move { guard.resolve("localhost".parse().expect("a name")).await.map(|found| found.collect::<Vec<_>>()) };
+            |guard: Guard| async move { guard.resolve("localhost".parse().expect("a name")).await.map(Iterator::collect::<Vec<_>>) };
         let error = resolved(Guard::default()).await.expect_err("refused");
         assert!(error.downcast_ref::<NotPublic>().is_some(), "{error}");
         let found = resolved(Guard::new(&["127.0.0.0/8".to_owned()])).await.expect("allowed");
