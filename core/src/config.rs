@@ -60,6 +60,9 @@ pub struct ClickHouse {
     pub database: String,
     pub user: String,
     pub password: String,
+    /// The name of a cluster in ClickHouse's configuration: tables are then replicated and sharded over it. Empty: one
+    /// server. Decided before the first migration.
+    pub cluster: String,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -177,7 +180,7 @@ impl Default for Postgres {
 
 impl Default for ClickHouse {
     fn default() -> Self {
-        Self { url: String::new(), database: "farebox".to_owned(), user: String::new(), password: String::new() }
+        Self { url: String::new(), database: "farebox".to_owned(), user: String::new(), password: String::new(), cluster: String::new() }
     }
 }
 
@@ -240,7 +243,7 @@ macro_rules! debug_without {
 }
 debug_without!(Postgres: max_connections; url);
 debug_without!(Kafka: brokers, prefix, partitions, replication, tls, sasl_mechanism, sasl_username; sasl_password);
-debug_without!(ClickHouse: url, database, user; password);
+debug_without!(ClickHouse: url, database, user, cluster; password);
 debug_without!(Mail: from; smtp_url);
 debug_without!(Billing: grace_minutes, stripe_url, stripe_calls_per_second; encryption_key);
 
@@ -291,6 +294,10 @@ impl Config {
         need(
             !self.clickhouse.url.is_empty(),
             "clickhouse.url (FAREBOX_CLICKHOUSE__URL): ClickHouse's HTTP address, such as http://host:8123",
+        );
+        need(
+            self.clickhouse.cluster.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-'),
+            "clickhouse.cluster (FAREBOX_CLICKHOUSE__CLUSTER): a name of letters, digits, `_` and `-`, as in ClickHouse's remote_servers",
         );
         need(!self.kafka.brokers.is_empty(), "kafka.brokers (FAREBOX_KAFKA__BROKERS): such as host:9092");
         need(
