@@ -2,10 +2,13 @@
 //! flushed before the stores close.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use farebox_core::App;
+use farebox_metering::erasure::{self, Eraser};
+use farebox_metering::history::{self, Chunk, Refused};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -40,6 +43,7 @@ const FLUSH: Duration = Duration::from_secs(20);
 
 /// Runs `roles` until `stop`, or until one of them fails, which stops the others and is returned.
 pub async fn run(app: App, roles: &[Role], listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
+    introduce();
     let mut rooms: JoinSet<(&'static str, anyhow::Result<()>)> = JoinSet::new();
     let rooms_stop = stop.child_token();
     for role in roles {
@@ -107,6 +111,29 @@ fn start(
     room: impl Future<Output = anyhow::Result<()>> + Send + 'static,
 ) {
     rooms.spawn(async move { (name, room.await) });
+}
+
+/// What metering asks of rooms that it does not know: what usage is worth, and to erase what they have of a person.
+fn introduce() {
+    farebox_billing::effect::install();
+    let letters: Eraser = Arc::new(|app, workspace, _, words| {
+        Box::pin(async move { Ok(("dead_letters", farebox_ingest::erasure::erase(&app, &workspace, &words).await?)) })
+    });
+    let people: Eraser = Arc::new(|app, workspace, consumer, _| {
+        Box::pin(async move {
+            let mut conn = app.pg.acquire().await?;
+            Ok(("people", farebox_portal::people::erasure::erase(&mut conn, &workspace, &consumer).await?))
+        })
+    });
+    erasure::also_in(vec![letters, people]);
+    history::read_with(Arc::new(|app, workspace, chunk: Chunk| {
+        Box::pin(async move {
+            let Chunk { source, format, received_at, pieces } = chunk;
+            let read = farebox_ingest::history::read(&app, &workspace, &source, &format, received_at, &pieces).await?;
+            let refused = |(place, detail)| Refused { place, detail };
+            Ok(read.map(|all| all.into_iter().map(|one| one.map_err(refused)).collect()).ok_or(format!("there is no format `{format}`")))
+        })
+    }));
 }
 
 /// Forgets what has had its time.

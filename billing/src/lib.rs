@@ -23,6 +23,7 @@ pub mod credits;
 pub mod decision_policy;
 pub mod documents;
 pub mod dunning;
+pub mod effect;
 pub mod entitlements;
 mod error;
 pub mod exports;

@@ -114,6 +114,8 @@ ids! {
     JobId = "job_";
     /// A correction of events.
     CorrectionId = "cor_";
+    /// An erasure of a consumer's personal data.
+    ErasureId = "era_";
     /// A rule that raises alerts.
     AlertId = "alr_";
     /// A time that an alert was raised.

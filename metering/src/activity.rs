@@ -146,8 +146,17 @@ impl Calls {
             Column::new("last_at", "last", "time"),
         ];
         let table = if only.iter().all(|(_, value)| value.is_none()) { Table::Activity } else { Table::Routes };
-        let facts =
-            Facts { table, period: self.period, whole, columns, rolled: filter.clone(), raw: filter, scope: String::new(), rule: &rule };
+        let facts = Facts {
+            table,
+            period: self.period,
+            whole,
+            columns,
+            rolled: filter.clone(),
+            raw: filter,
+            scope: String::new(),
+            rule: &rule,
+            may_be_partial: false,
+        };
         let mut query = facts.query(app, &self.workspace, outer).await?;
         for (column, value) in only {
             if let Some(value) = value {

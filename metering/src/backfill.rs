@@ -6,13 +6,13 @@ use farebox_core::App;
 use farebox_core::ids::WorkspaceId;
 use serde::{Deserialize, Serialize};
 
-use crate::MeteringError;
-use crate::facts::{MeterTable, Table, bound};
+use crate::facts::{MeterTable, Table, bound, minute_sql};
 use crate::meters::Meter;
+use crate::{MeteringError, retention};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Progress {
-    /// Minutes that have events.
+    /// Minutes that have events which are still kept.
     pub minutes: u64,
     /// Of them, those read from the rollup.
     pub rolled_up: u64,
@@ -26,10 +26,13 @@ pub async fn progress(app: &App, workspace: &WorkspaceId, meter: &Meter) -> Resu
         dirty: u64,
     }
     let table = if MeterTable::is_needed(meter)? { Table::Meter(MeterTable::new(meter)?.into()) } else { Table::Routes };
-    let sql = "SELECT count() AS minutes, countIf(t.touched_n > g.done_n) AS dirty FROM \
-         (SELECT minute, sum(n) AS touched_n FROM touched WHERE workspace = {ws:String} GROUP BY minute) AS t LEFT JOIN \
-         (SELECT bucket, max(n) AS done_n FROM rollup_gen WHERE rollup = {rollup:String} AND workspace = {ws:String} GROUP BY bucket) AS g \
-         ON t.minute = g.bucket";
-    let found: Found = bound(app, workspace, sql).param("rollup", table.rollup()).fetch_one().await?;
+    let sql = format!(
+        "SELECT count() AS minutes, countIf(t.touched_n > g.done_n) AS dirty FROM \
+         (SELECT minute, sum(n) AS touched_n FROM touched WHERE workspace = {{ws:String}} AND minute >= {} GROUP BY minute) AS t LEFT JOIN \
+         (SELECT bucket, max(n) AS done_n FROM rollup_gen WHERE rollup = {{rollup:String}} AND workspace = {{ws:String}} GROUP BY bucket) AS g \
+         ON t.minute = g.bucket",
+        minute_sql(retention::limits(app, workspace).await?.frozen.timestamp())
+    );
+    let found: Found = bound(app, workspace, &sql).param("rollup", table.rollup()).fetch_one().await?;
     Ok(Progress { minutes: found.minutes, rolled_up: found.minutes - found.dirty, complete: found.dirty == 0 })
 }

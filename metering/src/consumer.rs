@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use farebox_core::App;
+use chrono::TimeDelta;
 use farebox_core::event::UsageEvent;
+use farebox_core::ids::WorkspaceId;
 use farebox_core::kafka::EVENTS;
+use farebox_core::{App, clock};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
@@ -21,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::fence::Context;
 use crate::hints::Hints;
 use crate::poison::{self, Poison};
+use crate::retention;
 use crate::store::{self, EventRow};
 
 /// The consumer group.
@@ -38,7 +41,12 @@ struct Item {
     offset: i64,
     bytes: usize,
     what: Result<Box<EventRow>, Poison>,
+    /// The dead letter it becomes if its month has expired by the time it is stored; of old events only.
+    expired: Option<Box<Poison>>,
 }
+
+/// Younger events never lie in a month that has expired.
+const YOUNG: TimeDelta = TimeDelta::days(retention::LEAST_DAYS as i64 - 2);
 
 /// Runs until `stop`; what was stored by then is committed.
 pub(crate) async fn run(app: App, hints: Arc<Hints>, stop: CancellationToken) -> anyhow::Result<()> {
@@ -107,7 +115,10 @@ fn parse(message: &BorrowedMessage<'_>, epoch: u64) -> Item {
         .and_then(|event| EventRow::from_event(event).map_err(|reason| (reason, String::new())))
         .map(Box::new)
         .map_err(|(reason, detail)| Poison::new(message, reason, detail));
-    Item { partition: message.partition(), epoch, offset: message.offset(), bytes: payload.len(), what }
+    let is_old = what.as_ref().is_ok_and(|row| row.time < clock::now() - YOUNG);
+    let detail = "the month's raw events have expired and its numbers are frozen; adjust the invoice instead";
+    let expired = is_old.then(|| Box::new(Poison::new(message, retention::REASON, detail.to_owned())));
+    Item { partition: message.partition(), epoch, offset: message.offset(), bytes: payload.len(), what, expired }
 }
 
 async fn work(
@@ -170,7 +181,20 @@ async fn gather(app: &App, receiver: &mut Receiver<Item>) -> Vec<Item> {
 /// Stores events and touches their minutes; what cannot be stored becomes a dead letter, acknowledged too before the
 /// offsets are committed.
 async fn finish(app: &App, hints: &Hints, batch: &[Item]) -> anyhow::Result<()> {
-    let rows: Vec<&EventRow> = batch.iter().filter_map(|item| item.what.as_deref().ok()).collect();
+    // Asked now, not when they were parsed: they may have waited.
+    let limits = if batch.iter().any(|item| item.expired.is_some()) { retention::all_limits(app).await? } else { Arc::default() };
+    let late = |row: &EventRow| {
+        let workspace: Option<WorkspaceId> = row.workspace.parse().ok();
+        workspace.and_then(|workspace| limits.get(&workspace).map(|l| row.time < l.closing)).unwrap_or(false)
+    };
+    let (mut rows, mut refused): (Vec<&EventRow>, Vec<&Poison>) = (Vec::new(), Vec::new());
+    for item in batch {
+        match (&item.what, &item.expired) {
+            (Err(poison), _) => refused.push(poison),
+            (Ok(row), Some(expired)) if late(row) => refused.push(expired),
+            (Ok(row), _) => rows.push(row),
+        }
+    }
     let started = Instant::now();
     let minutes = store::store(&app.clickhouse, &rows).await.context("ClickHouse")?;
     if !rows.is_empty() {
@@ -178,7 +202,7 @@ async fn finish(app: &App, hints: &Hints, batch: &[Item]) -> anyhow::Result<()> 
         metrics::counter!("farebox_metering_events_stored_total").increment(rows.len() as u64);
     }
     hints.add(minutes);
-    for poison in batch.iter().filter_map(|item| item.what.as_ref().err()) {
+    for poison in refused {
         poison::send(app, poison).await?;
     }
     Ok(())

@@ -168,8 +168,17 @@ pub(crate) async fn list_of_minutes(app: &App, asked: &EventsQuery, minutes: Opt
     if asked.before.is_some() {
         raw.push_str(" AND (toUnixTimestamp64Micro(time), id) < ({before_at:Int64}, {before_id:String})");
     }
-    let facts =
-        Facts { table: Table::Raw, period: asked.period, whole: &plan::never, columns, rolled: String::new(), raw, scope, rule: &rule };
+    let facts = Facts {
+        table: Table::Raw,
+        period: asked.period,
+        whole: &plan::never,
+        columns,
+        rolled: String::new(),
+        raw,
+        scope,
+        rule: &rule,
+        may_be_partial: true,
+    };
     let outer = format!(
         "SELECT id, at, received, words, status, latency_us, request_bytes, response_bytes, counted, properties, seen, valid FROM ({{facts}}) \
          ORDER BY at DESC, id DESC LIMIT {}",

@@ -17,7 +17,7 @@ use crate::meters::Meter;
 use crate::plan::{self, Runs};
 use crate::rule::CountingRule;
 use crate::tiers::Tier;
-use crate::{MeteringError, activity};
+use crate::{MeteringError, activity, retention};
 
 /// More dirty minutes than this are named as spans, where that is shorter.
 const MOST_LISTED: usize = 5000;
@@ -262,12 +262,18 @@ pub(crate) struct Facts<'a> {
     /// ANDed to the choice of raw events, as in [`attributed`]; empty for none.
     pub scope: String,
     pub rule: &'a CountingRule,
+    /// A list of what there is: events that have expired may be missing.
+    pub may_be_partial: bool,
 }
 
 impl Facts<'_> {
     /// `outer` with `{facts}` replaced by the union; parameters still to be bound besides `ws` and the plan's.
     pub async fn query(&self, app: &App, workspace: &WorkspaceId, outer: &str) -> Result<Query, MeteringError> {
         if matches!(self.table, Table::Raw) {
+            let frozen = retention::limits(app, workspace).await?.frozen;
+            if self.period.start < frozen && !self.may_be_partial {
+                return Err(retention::expired(frozen));
+            }
             return Ok(bound(app, workspace, &self.raw_sql(outer)));
         }
         let (plan, zone) = plan::plan(app, workspace, &self.table, self.period, self.whole).await?;

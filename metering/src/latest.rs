@@ -80,6 +80,7 @@ pub async fn calls(
             raw: filter.clone(),
             scope: String::new(),
             rule: &rule,
+            may_be_partial: true,
         };
         let outer = format!(
             "SELECT id, at, api, method, route, status, latency_us, credential, answered_by, reason FROM ({{facts}}) ORDER BY at DESC, id LIMIT {limit}"
@@ -128,6 +129,7 @@ pub async fn last_used(
         raw: own,
         scope: String::new(),
         rule: &rule,
+        may_be_partial: true,
     };
     let outer = "SELECT credential, toUnixTimestamp64Micro(max(last_at)) AS at FROM ({facts}) GROUP BY credential";
     let found: Vec<Last> = facts.query(app, workspace, outer).await?.param("consumer", consumer.as_str()).fetch_all().await?;

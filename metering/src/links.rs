@@ -113,6 +113,35 @@ pub(crate) async fn assign(
     Ok(())
 }
 
+/// Takes a key from a consumer for all of the time it had it.
+pub(crate) async fn remove(
+    conn: &mut PgConnection,
+    workspace: &WorkspaceId,
+    kind: Kind,
+    key: &str,
+    consumer: &ConsumerId,
+) -> Result<(), MeteringError> {
+    let mut transaction = sqlx::Connection::begin(conn).await?;
+    timelines::lock(&mut transaction, &format!("link {workspace} {} {key}", kind.as_str())).await?;
+    let old = rows_of(&mut transaction, workspace, kind, key).await?;
+    let (theirs, rows): (Vec<_>, Vec<_>) = old.into_iter().partition(|row| row.consumer == *consumer);
+    let Some(first) = theirs.first() else { return Ok(()) };
+    sqlx::query!(
+        "DELETE FROM links WHERE workspace_id = $1 AND kind = $2 AND key = $3 AND consumer_id = $4",
+        workspace.as_str(),
+        kind.as_str(),
+        key,
+        consumer.as_str()
+    )
+    .execute(&mut *transaction)
+    .await?;
+    let affected = Affected { from: first.at.from, to: theirs.last().and_then(|row| row.at.to) };
+    let gone = theirs.iter().map(|row| row.at.from).collect();
+    let change = Change::Link { kind, key: key.to_owned(), rows, gone, affected };
+    timelines::write_outbox(&mut transaction, workspace, &change).await?;
+    Ok(transaction.commit().await?)
+}
+
 async fn rows_of(conn: &mut PgConnection, workspace: &WorkspaceId, kind: Kind, key: &str) -> Result<Vec<LinkRow>, MeteringError> {
     let rows = sqlx::query!(
         r#"SELECT valid_from, valid_to, consumer_id AS "consumer: ConsumerId", environment

@@ -17,9 +17,9 @@ use farebox_core::period::{Period, floor_minute, local_date, start_of_day};
 use farebox_core::{App, workspace as workspaces};
 use serde::Deserialize;
 
-use crate::MeteringError;
 use crate::facts::{Table, bound, minute_sql};
 use crate::tiers::{HOUR, Tier, bucket_sql};
+use crate::{MeteringError, retention};
 
 /// How long the inside of a day is trusted: for long once all of its hours are rolled up.
 const REMEMBER: Duration = Duration::from_secs(600);
@@ -205,6 +205,7 @@ pub(crate) async fn plan(
         touched: u64,
     }
     let zone = zone_of(app, workspace).await?;
+    let frozen = retention::limits(app, workspace).await?.frozen;
     let (inner, cut) = whole_and_cut(period);
     let (mut from, mut to) = (inner.start, inner.end);
     if to - from > LONG {
@@ -212,6 +213,10 @@ pub(crate) async fn plan(
         let at = |seconds: u32, more: i64| DateTime::from_timestamp(i64::from(seconds) + more, 0).unwrap_or_default();
         (from, to) = (from.max(at(first, 0)), to.min(at(last, 60)));
     }
+    if cut.iter().any(|minute| *minute < seconds(frozen)) {
+        return Err(retention::expired(frozen));
+    }
+    let frozen = seconds(frozen);
     let edges = if from < to { day_edges(from, to, zone) } else { Vec::new() };
     let (Some(first), Some(last)) = (edges.first(), edges.last()) else { return Ok((assemble(&[], inner, cut, whole), zone)) };
     let days: Vec<(u32, u32)> = edges.windows(2).map(|w| (w[0], w[1])).collect();
@@ -239,14 +244,14 @@ pub(crate) async fn plan(
         let known = memory();
         days.iter().filter(|day| known.hot.contains(&key(**day))).copied().collect()
     };
-    let (sums, published, mut insides) = tokio::try_join!(sums, published, look_into(app, workspace, source, &hot))?;
+    let (sums, published, mut insides) = tokio::try_join!(sums, published, look_into(app, workspace, source, &hot, frozen))?;
     let mut planned = Vec::new();
     let mut unknown = Vec::new();
     {
         let known = memory();
         for day in &days {
             let Some(touched) = sums.get(&day.0) else { continue };
-            let found = published.get(&day.0).filter(|(n, _)| n >= touched && answers(*day));
+            let found = published.get(&day.0).filter(|(n, _)| (n >= touched || day.1 <= frozen) && answers(*day));
             let generation = found.map_or(0, |(_, generation)| *generation);
             planned.push((*day, generation));
             if generation != 0 || insides.contains_key(&day.0) {
@@ -258,7 +263,7 @@ pub(crate) async fn plan(
             }
         }
     }
-    let found = look_into(app, workspace, source, &unknown).await?;
+    let found = look_into(app, workspace, source, &unknown, frozen).await?;
     remember(found.iter().map(|(start, inside)| {
         let end = days.iter().find(|day| day.0 == *start).map_or(*start, |day| day.1);
         (key((*start, end)), inside.clone())
@@ -376,6 +381,7 @@ async fn look_into(
     workspace: &WorkspaceId,
     table: &Table,
     days: &[(u32, u32)],
+    frozen: u32,
 ) -> Result<HashMap<u32, Arc<Inside>>, MeteringError> {
     #[derive(Row, Deserialize)]
     struct Minute {
@@ -407,12 +413,12 @@ async fn look_into(
         }
         let Some(inside) = found.get_mut(start) else { continue };
         inside.touched += minute.touched;
-        let clean = minutes.get(&minute.at).filter(|(n, _)| *n >= minute.touched);
+        let clean = minutes.get(&minute.at).filter(|(n, _)| *n >= minute.touched || minute.at < frozen);
         inside.minutes.push((minute.at, clean.map_or(0, |(_, generation)| *generation)));
         *by_hour.entry((*start, minute.at - minute.at % HOUR)).or_default() += minute.touched;
     }
     for ((start, hour), touched) in by_hour {
-        let clean = hours.get(&hour).filter(|(n, _)| *n >= touched);
+        let clean = hours.get(&hour).filter(|(n, _)| *n >= touched || hour + HOUR <= frozen);
         if let Some(inside) = found.get_mut(&start) {
             inside.hours.insert(hour, clean.map_or(0, |(_, generation)| *generation));
         }

@@ -186,6 +186,7 @@ pub(crate) fn facts<'a>(selection: &Selection, period: Period, rule: &'a rule::C
         raw: format!("{}{and}", selection.raw),
         scope: String::new(),
         rule,
+        may_be_partial: false,
     }
 }
 

@@ -8,18 +8,23 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
 use clickhouse::Row;
+use farebox_core::clickhouse::altered;
 use farebox_core::ids::WorkspaceId;
 use farebox_core::{App, clock};
 use serde::{Deserialize, Serialize};
 
 use crate::attribution::attributed;
 use crate::facts::{METER, MeterTable, Table, bound, minute_sql};
-use crate::{MeteringError, meters, rule, timelines};
+use crate::tiers::HOUR;
+use crate::{MeteringError, meters, plan, retention, rule, timelines};
 
 /// One recomputation takes at most so many touched rows (memory) and minutes (length of the query).
 const MAX_ROWS: u64 = 2_000_000;
 const MAX_MINUTES: usize = 2_000;
+/// And of so many hours, each of which is a lock in PostgreSQL.
+const MAX_HOURS: usize = 100;
 /// A recomputation that took longer does not publish: its rows may be taken for garbage.
 const MAX_AGE: Duration = Duration::from_secs(20 * 60);
 /// Rows of generations older than this that are not current are garbage.
@@ -90,7 +95,7 @@ pub async fn workspace(app: &App, workspace: &WorkspaceId) -> Result<usize, Mete
         let Some(first) = dirty.first() else { return Ok(done) };
         let part: Vec<_> = dirty.iter().filter(|d| d.rollup == first.rollup).cloned().collect();
         let Some(table) = rollups.table(workspace, &first.rollup) else { return Ok(done) };
-        done += batch(app, &table, &part, Claim::Wait).await?;
+        done += batch(app, &table, &part, Claim::Wait).await?.done;
     }
 }
 
@@ -115,14 +120,11 @@ pub(crate) async fn step(app: &App, search: Search<'_>, settling: &mut Settling)
         let Some(table) = rollups.table(&workspace, &part[0].rollup) else { continue };
         let mut rest = part;
         while !rest.is_empty() {
-            let taken = batch(app, &table, rest, Claim::Try).await?;
-            if taken == 0 {
-                clean = false;
-                break;
-            }
-            settling.rest(&rest[..taken]);
-            done += taken;
-            rest = &rest[taken..];
+            let worked = batch(app, &table, rest, Claim::Try).await?;
+            clean &= !worked.busy;
+            settling.rest(&rest[..worked.taken]);
+            done += worked.done;
+            rest = &rest[worked.taken..];
         }
     }
     Ok((done, clean))
@@ -183,10 +185,16 @@ async fn dirty_of(app: &App, search: Search<'_>, limit: usize, of: &str, only: &
             (format!("(workspace, minute) IN ({list})"), format!("(workspace, bucket) IN ({list})"))
         }
     };
+    // What is frozen stays as it is, whatever touches it. Ids have a closed alphabet.
+    let frozen: String = retention::all_limits(app)
+        .await?
+        .iter()
+        .map(|(workspace, limits)| format!(" AND NOT (workspace = '{workspace}' AND minute < {})", minute_sql(limits.frozen.timestamp())))
+        .collect();
     let sql = format!(
         "SELECT t.of_rollup AS rollup, toString(t.workspace) AS workspace, toUnixTimestamp(t.minute) AS minute, t.touched_n AS n FROM \
          (SELECT workspace, minute, touched_n, {of} AS of_rollup FROM \
-         (SELECT workspace, minute, sum(n) AS touched_n FROM touched WHERE {in_touched} AND {only} GROUP BY workspace, minute)) AS t LEFT JOIN \
+         (SELECT workspace, minute, sum(n) AS touched_n FROM touched WHERE {in_touched} AND {only}{frozen} GROUP BY workspace, minute)) AS t LEFT JOIN \
          (SELECT toString(rollup) AS done_rollup, workspace, bucket, max(n) AS done_n FROM rollup_gen WHERE {in_published} AND {only} \
          GROUP BY done_rollup, workspace, bucket) AS g \
          ON t.of_rollup = g.done_rollup AND t.workspace = g.workspace AND t.minute = g.bucket WHERE t.touched_n > g.done_n \
@@ -199,31 +207,55 @@ async fn dirty_of(app: &App, search: Search<'_>, limit: usize, of: &str, only: &
     Ok(query.fetch_all().await?)
 }
 
-/// Whether to wait for another instance that works on the same rollup of the same workspace.
+/// Whether to wait for another instance that works on the same buckets.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Claim {
     Try,
     Wait,
 }
 
-/// One generation for minutes of one rollup and workspace; returns how many of them were done, from the first: 0 when
-/// another instance has them in hand. The claim saves work; numbers would be right without it.
-async fn batch(app: &App, table: &Table, dirty: &[Dirty], claim: Claim) -> Result<usize, MeteringError> {
-    let mut rows = 0;
+/// What became of the first so many dirty minutes.
+struct Worked {
+    taken: usize,
+    done: usize,
+    /// Some are in another instance's hands.
+    busy: bool,
+}
+
+/// One generation for minutes of one rollup and workspace. Minutes are claimed by their hour, until the transaction
+/// ends, however it does. The claim saves work; numbers would be right without it.
+async fn batch(app: &App, table: &Table, dirty: &[Dirty], claim: Claim) -> Result<Worked, MeteringError> {
+    let (mut rows, mut hours) = (0, BTreeSet::new());
     let taken = dirty.iter().take(MAX_MINUTES).take_while(|d| {
         rows += d.n;
-        rows <= MAX_ROWS || rows == d.n
+        hours.insert(d.minute / HOUR);
+        (rows <= MAX_ROWS || rows == d.n) && hours.len() <= MAX_HOURS
     });
     let taken: Vec<_> = taken.collect();
-    let (Some(first), Some(last)) = (taken.first(), taken.last()) else { return Ok(0) };
+    let mut worked = Worked { taken: taken.len(), done: 0, busy: false };
+    let Some(first) = taken.first() else { return Ok(worked) };
     let workspace: WorkspaceId = first.workspace.parse().map_err(|e| MeteringError::unreadable("a workspace id in `touched`", e))?;
     let mut claimed = app.pg.begin().await?;
-    let key = format!("rollup {} {workspace} {}", app.config.clickhouse.database, table.rollup());
-    if claim == Claim::Wait {
-        timelines::lock(&mut claimed, &key).await?;
-    } else if !timelines::try_lock(&mut claimed, &key).await? {
-        return Ok(0);
+    let mut ours = BTreeSet::new();
+    for hour in taken.iter().map(|d| d.minute / HOUR).collect::<BTreeSet<_>>() {
+        // In their order, so that two that wait never wait for each other.
+        let key = format!("rollup {} {workspace} {} {hour}", app.config.clickhouse.database, table.rollup());
+        if claim == Claim::Wait {
+            timelines::lock(&mut claimed, &key).await?;
+        } else if !timelines::try_lock(&mut claimed, &key).await? {
+            worked.busy = true;
+            continue;
+        }
+        ours.insert(hour);
     }
+    // Who had it before us may have done it.
+    let (low, high) = (taken.iter().map(|d| d.minute).min().unwrap_or(0), taken.iter().map(|d| d.minute).max().unwrap_or(0));
+    let published = plan::current(app, &workspace, &table.rollup(), low, high + 60).await?;
+    let frozen = plan::seconds(retention::limits(app, &workspace).await?.frozen);
+    let is_open =
+        |d: &&Dirty| ours.contains(&(d.minute / HOUR)) && d.minute >= frozen && published.get(&d.minute).is_none_or(|(n, _)| *n < d.n);
+    let taken: Vec<_> = taken.into_iter().filter(is_open).collect();
+    let (Some(first), Some(last)) = (taken.first(), taken.last()) else { return Ok(worked) };
     let started = Instant::now();
     // Read after `n`: a rule that came into force earlier is seen, one that comes later touches again.
     let rule = rule::current(&mut claimed, &workspace).await?.1;
@@ -243,10 +275,19 @@ async fn batch(app: &App, table: &Table, dirty: &[Dirty], claim: Claim) -> Resul
         .map(|d| Published { rollup: table.rollup(), workspace: d.workspace.clone(), bucket: d.minute, n: d.n, r#gen: generation })
         .collect();
     if !publish(app, started, &rows).await? {
-        return Ok(0);
+        worked.busy = true;
+        return Ok(worked);
     }
     metrics::counter!("farebox_metering_minutes_recomputed_total", "rollup" => table.name()).increment(taken.len() as u64);
-    Ok(taken.len())
+    worked.done = taken.len();
+    Ok(worked)
+}
+
+/// Minutes before an instant whose rollups are not current, over all rollups of the workspace.
+pub(crate) async fn dirty_before(app: &App, workspace: &WorkspaceId, until: DateTime<Utc>) -> Result<usize, MeteringError> {
+    let rollups = Rollups::of(app).await?;
+    let dirty = dirty(app, &rollups, Search::Workspace(workspace), usize::MAX >> 1).await?;
+    Ok(dirty.iter().filter(|d| d.minute < plan::seconds(until)).count())
 }
 
 /// Makes a generation current, unless it was begun too long ago.
@@ -315,7 +356,7 @@ async fn delete(app: &App, table: &str, garbage: &str) -> Result<(), MeteringErr
     let count = format!("SELECT countIf({garbage}), count() FROM {table}");
     let (garbage_rows, rows): (u64, u64) = app.clickhouse.query_raw(&count).fetch_one().await?;
     if garbage_rows * 10 > rows {
-        let sql = format!("ALTER TABLE {table} DELETE WHERE {garbage} SETTINGS mutations_sync = 1");
+        let sql = format!("ALTER TABLE {} DELETE WHERE {garbage} SETTINGS mutations_sync = 1", altered(&app.config.clickhouse, table));
         app.clickhouse.query_raw(&sql).execute().await?;
         tracing::info!(table, rows = garbage_rows, "superseded rows were deleted");
     }

@@ -83,12 +83,17 @@ impl CountingRule {
     /// ClickHouse: why an event with these columns does not count, or '' when it does. Only numbers and checked
     /// markers are written into it.
     pub(crate) fn reason_sql(&self) -> String {
+        self.reason_of("consumer")
+    }
+
+    /// As [`Self::reason_sql`], were this expression the consumer.
+    pub(crate) fn reason_of(&self, consumer: &str) -> String {
         let numbers =
             |list: &[u16]| if list.is_empty() { "NULL".to_owned() } else { list.iter().map(u16::to_string).collect::<Vec<_>>().join(", ") };
         let markers = self.markers.iter().map(|m| format!("'{m}'")).collect::<Vec<_>>();
         let markers = if markers.is_empty() { "NULL".to_owned() } else { markers.join(", ") };
         format!(
-            "multiIf(consumer = '', 'unattributed', marker IN ({markers}), 'marked', \
+            "multiIf({consumer} = '', 'unattributed', marker IN ({markers}), 'marked', \
              status IN ({}) OR ({} AND status = 404 AND route = '') OR (answered_by = 'gateway' AND status IN ({})), 'refused', \
              {} AND status >= 500, 'server_error', '')",
             numbers(&self.refused),

@@ -1,14 +1,21 @@
 //! What another counting rule would make of history, before it is in force.
 
+use std::collections::BTreeMap;
+
+use bigdecimal::BigDecimal;
 use clickhouse::Row;
-use farebox_core::App;
 use farebox_core::ids::WorkspaceId;
 use farebox_core::period::Period;
+use farebox_core::{App, workspace as workspaces};
 use serde::{Deserialize, Serialize};
 
 use crate::MeteringError;
 use crate::attribution::attributed;
+use crate::corrections::{MeterEffect, MoneyEffect, effect};
+use crate::dimension::Dimension;
 use crate::facts::{bound, exact, range};
+use crate::measure::own_filters;
+use crate::meters::{self, Aggregate};
 use crate::rule::{self, CountingRule};
 
 /// Longer stretches are looked at in parts.
@@ -29,6 +36,12 @@ pub struct RulePreview {
     pub changes: Vec<RuleChange>,
     /// Those whose counts change most.
     pub consumers: Vec<ConsumerChange>,
+    /// By month, meter and subscription; of meters that follow the rule and are made of parts.
+    pub meters: Vec<MeterEffect>,
+    /// What a subscription's month comes to, before discounts, credits and tax.
+    pub money: Vec<MoneyEffect>,
+    /// Subscriptions whose price does not follow from meters alone.
+    pub unpriced: Vec<String>,
 }
 
 /// Reasons are empty for what counts.
@@ -59,7 +72,12 @@ pub async fn preview(app: &App, workspace: &WorkspaceId, new: &CountingRule, per
     if period.is_empty() || (period.end - period.start).num_days() > MOST_DAYS {
         return Err(MeteringError::invalid("to", format!("must be after `from`, by {MOST_DAYS} days at most")));
     }
-    let (version, old) = rule::current(&mut *app.pg.acquire().await?, workspace).await?;
+    let (version, old, meters, zone) = {
+        let mut conn = app.pg.acquire().await?;
+        let (version, old) = rule::current(&mut conn, workspace).await?;
+        let zone = workspaces::by_id(&mut conn, workspace).await.map_err(|e| MeteringError::unreadable("the workspace", e))?;
+        (version, old, meters::list(&mut conn, workspace).await?, zone.map_or(chrono_tz::UTC, |w| w.time_zone))
+    };
     let sql = format!(
         "SELECT consumer AS who, reason AS old_reason, {} AS new_reason, count() AS n FROM ({}) WHERE {} GROUP BY who, old_reason, new_reason",
         new.reason_sql(),
@@ -67,8 +85,35 @@ pub async fn preview(app: &App, workspace: &WorkspaceId, new: &CountingRule, per
         exact(period)
     );
     let found: Vec<Found> = bound(app, workspace, &sql).fetch_all().await?;
-    let mut preview =
-        RulePreview { version, period, events: 0, counted_before: 0, counted_after: 0, changes: Vec::new(), consumers: Vec::new() };
+    let mut sums: BTreeMap<effect::Key, (BigDecimal, BigDecimal)> = BTreeMap::new();
+    for meter in &meters {
+        let follows = own_filters(&meter.definition)?.iter().any(|f| matches!(f.dimension, Dimension::Counted | Dimension::Reason));
+        if !follows || !matches!(meter.definition.aggregate, Aggregate::Count | Aggregate::Sum) {
+            continue;
+        }
+        for (rule, is_new) in [(&old, false), (new, true)] {
+            let attributed = attributed(rule, &range("toStartOfMinute(time)", period));
+            let attributed = format!("SELECT * FROM ({attributed}) WHERE {}", exact(period));
+            for (key, value) in effect::sums(app, workspace, meter, zone.name(), &attributed, &|query| query).await? {
+                let sum = sums.entry(key).or_default();
+                if is_new { sum.1 += value } else { sum.0 += value }
+            }
+        }
+    }
+    let meters = effect::effects(sums);
+    let priced = effect::price(app, workspace, &meters).await?;
+    let mut preview = RulePreview {
+        version,
+        period,
+        events: 0,
+        counted_before: 0,
+        counted_after: 0,
+        changes: Vec::new(),
+        consumers: Vec::new(),
+        meters,
+        money: priced.money,
+        unpriced: priced.unpriced,
+    };
     for row in found {
         let (before, after) = (if row.old_reason.is_empty() { row.n } else { 0 }, if row.new_reason.is_empty() { row.n } else { 0 });
         preview.events += row.n;

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::hints::Hints;
 use crate::recompute::{self, Search, Settling};
-use crate::{MeteringError, audit, consumer, corrections, repair, tiers, timelines};
+use crate::{MeteringError, audit, consumer, corrections, erasure, history, repair, retention, tiers, timelines};
 
 /// How often timeline changes are looked for.
 const SYNC_EVERY: Duration = Duration::from_millis(200);
@@ -22,6 +22,9 @@ const TAKE_UP_EVERY: Duration = Duration::from_secs(20);
 const AUDIT_EVERY: Duration = Duration::from_secs(300);
 /// How often hours and days are looked for that can be filled.
 const FILL_EVERY: Duration = Duration::from_secs(20);
+/// How often a backfill is looked for that is under way.
+const BACKFILL_EVERY: Duration = Duration::from_secs(2);
+const EXPIRE_EVERY: Duration = Duration::from_secs(600);
 const TIDY_EVERY: Duration = Duration::from_secs(1800);
 
 /// Consumes, recomputes, copies timelines and repairs, until `stop`.
@@ -36,7 +39,16 @@ pub async fn run(app: App, stop: CancellationToken) -> anyhow::Result<()> {
         every(TAKE_UP_EVERY, &app, &stop, "interrupted corrections could not be finished", |app| async move {
             corrections::take_up(&app).await
         }),
-        every(AUDIT_EVERY, &app, &stop, "the pipeline could not be audited", |app| async move { audit::settled_hours(&app).await }),
+        every(TAKE_UP_EVERY, &app, &stop, "interrupted erasures could not be finished", |app| async move { erasure::take_up(&app).await }),
+        every(BACKFILL_EVERY, &app, &stop, "backfills wait", |app| async move { history::step(&app).await }),
+        every(
+            EXPIRE_EVERY,
+            &app,
+            &stop,
+            "raw events could not expire",
+            |app| async move { retention::step(&app, retention::ANNOUNCED).await }
+        ),
+        keep_auditing(app.clone(), stop.clone()),
         every(TIDY_EVERY, &app, &stop, "rollups could not be tidied", |app| async move {
             recompute::collect_garbage(&app, recompute::GARBAGE_AGE).await
         }),
@@ -87,6 +99,15 @@ async fn keep_filling(app: App, stop: CancellationToken) -> anyhow::Result<()> {
     every(FILL_EVERY, &app, &stop, "hours and days could not be rolled up", |app| {
         let seen = &seen;
         async move { tiers::step(&app, &mut *seen.lock().await).await.map(drop) }
+    })
+    .await
+}
+
+async fn keep_auditing(app: App, stop: CancellationToken) -> anyhow::Result<()> {
+    let swept = tokio::sync::Mutex::new(None);
+    every(AUDIT_EVERY, &app, &stop, "the pipeline could not be audited", |app| {
+        let swept = &swept;
+        async move { audit::settled_hours(&app, &mut *swept.lock().await).await }
     })
     .await
 }

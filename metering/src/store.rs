@@ -139,23 +139,15 @@ pub async fn store(client: &clickhouse::Client, rows: &[&EventRow]) -> Result<Ve
     if rows.is_empty() {
         return Ok(Vec::new());
     }
-    let mut insert = client
-        .insert::<EventRow>("events")
-        .await?
-        .with_setting("optimize_on_insert", "0")
-        .with_setting("async_insert", "0")
-        // Whole batches may come again and must not be taken for copies of blocks: rows are told apart by identity.
-        .with_setting("insert_deduplicate", "0");
     let mut minutes: BTreeMap<(&str, u32), u64> = BTreeMap::new();
     let mut intake: BTreeMap<(&str, &str, i64), (u64, DateTime<Utc>, DateTime<Utc>)> = BTreeMap::new();
     for row in rows {
-        insert.write(*row).await?;
         *minutes.entry((&row.workspace, row.minute())).or_default() += 1;
         let day = row.received_at.timestamp().div_euclid(86_400);
         let seen = intake.entry((&row.workspace, &row.source, day)).or_insert((0, row.time, row.received_at));
         *seen = (seen.0 + 1, seen.1.max(row.time), seen.2.max(row.received_at));
     }
-    insert.end().await?;
+    insert_rows(client, "events", rows).await?;
 
     let mut touch = client.insert::<Touched>("touched").await?.with_setting("async_insert", "0").with_setting("insert_deduplicate", "0");
     for ((workspace, minute), n) in &minutes {
@@ -170,6 +162,24 @@ pub async fn store(client: &clickhouse::Client, rows: &[&EventRow]) -> Result<Ve
     }
     ledger.end().await?;
     Ok(minutes.into_keys().filter_map(|(workspace, minute)| Some((workspace.parse().ok()?, minute))).collect())
+}
+
+/// Into a table of the shape of `events`, without a touch.
+pub(crate) async fn insert_rows(client: &clickhouse::Client, table: &str, rows: &[&EventRow]) -> Result<(), clickhouse::error::Error> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let mut insert = client
+        .insert::<EventRow>(table)
+        .await?
+        .with_setting("optimize_on_insert", "0")
+        .with_setting("async_insert", "0")
+        // Whole batches may come again and must not be taken for copies of blocks: rows are told apart by identity.
+        .with_setting("insert_deduplicate", "0");
+    for row in rows {
+        insert.write(*row).await?;
+    }
+    insert.end().await
 }
 
 /// Touches minutes whose events or attribution have changed.

@@ -18,7 +18,7 @@ use serde::Deserialize;
 use crate::facts::{Table, bound, minute_sql};
 use crate::plan::{self, Runs, seconds};
 use crate::recompute::{self, Claim, Published, Rollups};
-use crate::{MeteringError, timelines};
+use crate::{MeteringError, retention, timelines};
 
 pub(crate) const HOUR: u32 = 3600;
 /// How long after its end a bucket is filled: until then most late events are in.
@@ -72,7 +72,8 @@ pub(crate) fn bucket_sql(tier: Tier, column: &str, edges: &[u32]) -> String {
 /// What was found at the last look: a workspace in which nothing happened since is passed over.
 #[derive(Default)]
 pub(crate) struct Seen {
-    workspaces: HashMap<WorkspaceId, (u64, i64, usize)>,
+    /// Touches, the hour, and which rollups there were.
+    workspaces: HashMap<WorkspaceId, (u64, i64, Vec<String>)>,
     recent: HashMap<(WorkspaceId, String, u32), Instant>,
 }
 
@@ -88,7 +89,7 @@ pub(crate) async fn step(app: &App, seen: &mut Seen) -> Result<usize, MeteringEr
     for (workspace, touched) in touched {
         let workspace: WorkspaceId = workspace.parse().map_err(|e| MeteringError::unreadable("a workspace id in `touched`", e))?;
         let tables = rollups.tiered(&workspace);
-        let state = (touched, hour, tables.len());
+        let state = (touched, hour, tables.iter().map(Table::rollup).collect());
         if seen.workspaces.get(&workspace) == Some(&state) {
             continue;
         }
@@ -166,7 +167,8 @@ impl Filling<'_> {
     async fn fill(&self, settled: u32, claim: Claim, recent: &mut Recent) -> Result<(usize, bool), MeteringError> {
         let rollup = self.table.rollup_of(self.tier);
         let mut dirty = self.dirty(&rollup).await?;
-        dirty.retain(|bucket| self.end(bucket.at) <= settled);
+        let frozen = seconds(retention::limits(self.app, self.workspace).await?.frozen);
+        dirty.retain(|bucket| self.end(bucket.at) <= settled && self.end(bucket.at) > frozen);
         let due = dirty.len();
         if matches!(self.tier, Tier::Day(_)) {
             dirty.retain(|bucket| !recent.contains_key(&(self.workspace.clone(), rollup.clone(), bucket.at)));

@@ -11,6 +11,7 @@ use sqlx::PgConnection;
 use crate::links::Kind;
 use crate::{MeteringError, store};
 
+pub(crate) use crate::sync::versions;
 pub use crate::sync::{Versions, sync};
 
 /// The beginning of time: 1970, where ClickHouse's clock starts.

@@ -1,7 +1,9 @@
 //! The commands. Exit codes: 0 done, 1 failed, 2 usage.
 
+mod backfill;
 pub mod catalog;
 pub mod closing;
+mod events;
 mod export;
 mod letters;
 mod records;
@@ -43,7 +45,11 @@ enum Command {
         roles: Vec<Role>,
     },
     /// Apply the migrations of PostgreSQL and ClickHouse and create the topics.
-    Migrate,
+    Migrate {
+        /// Only print the statements for ClickHouse, as they would be run on an empty database.
+        #[arg(long)]
+        print: bool,
+    },
     /// Verify the configuration and that every engine answers.
     Check,
     /// `up`, then a business that has lived for three months, and live traffic through a real gateway.
@@ -53,6 +59,8 @@ enum Command {
     Catalog(catalog::Command),
     /// A gateway's log file into Farebox, through rotations, restarts and outages.
     Send(send::Options),
+    /// History from a file or a topic, as a job: previewed, then taken over.
+    Backfill(backfill::Options),
     /// Traffic whose truth is known, with duplicates, late and malformed events at given shares.
     Simulate(simulate::Options),
     /// Send dead letters through ingest again, after a fix. Harmless to repeat.
@@ -62,6 +70,10 @@ enum Command {
     /// Derive numbers again from the raw events and name every difference.
     #[command(subcommand)]
     Audit(closing::Audit),
+    /// How long raw events are kept; with an option, from now on.
+    Retention(events::Retention),
+    /// Erase a consumer's personal data. No total changes; cannot be undone.
+    Erase(events::Erase),
     /// Close every subscription period that ended in a month.
     Close(closing::Close),
     /// Finance's files: invoices, lines, ... as CSV, Parquet or XLSX, with what they add up to.
@@ -107,7 +119,13 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Up(options) => up::run(find, &options).await,
         Command::Demo(options) => demo::run(find, &options).await,
         Command::Serve { roles } => serve(&cli.config, &roles).await,
-        Command::Migrate => {
+        Command::Migrate { print: true } => {
+            for statement in farebox_core::clickhouse::ddl(&Config::load(&cli.config)?.clickhouse) {
+                println!("{statement};\n");
+            }
+            Ok(())
+        }
+        Command::Migrate { print: false } => {
             App::connect(Config::load(&cli.config)?).await?.migrate().await?;
             println!("The schema is current.");
             Ok(())
@@ -115,10 +133,13 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Check => check(&cli.config).await,
         Command::Catalog(command) => catalog::run(&find.instance()?, command).await,
         Command::Send(options) => send::run(&find.instance()?, &options, roles::stop_on_signal()?).await,
+        Command::Backfill(options) => backfill::run(&find.instance()?, &options).await,
         Command::Simulate(options) => simulate::run(&find.instance()?, &options).await,
         Command::Replay(command) => letters::replay(&find.instance()?, &command).await,
         Command::Rate(command) => closing::rate(&command),
         Command::Audit(command) => closing::audit(&find.instance()?, command).await,
+        Command::Retention(command) => events::retention(&find.instance()?, &command).await,
+        Command::Erase(command) => events::erase(&find.instance()?, &command).await,
         Command::Close(command) => closing::close(&find.instance()?, &command).await,
         Command::Export(command) => export::export(&find.instance()?, &command).await,
         Command::LoginLink => records::login_link(find).await,

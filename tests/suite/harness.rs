@@ -133,8 +133,11 @@ impl Up {
     /// `kill -9` of every process of this instance whose command line matches; at least one must be there.
     pub async fn kill_engine(&self, pattern: &str) {
         let pattern = format!("{pattern}.*{0}|{0}.*{pattern}", self.data.display());
-        let status = Command::new("pkill").args(["-9", "-f", &pattern]).status().await.expect("pkill runs");
-        assert!(status.success(), "no process matches {pattern}");
+        // It may still be starting again after the last one.
+        eventually(&format!("a process that matches {pattern}"), Duration::from_secs(90), async || {
+            Command::new("pkill").args(["-9", "-f", &pattern]).status().await.expect("pkill runs").success().then_some(())
+        })
+        .await;
     }
 
     pub async fn stop(&mut self) {

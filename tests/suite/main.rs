@@ -37,6 +37,7 @@ mod metering;
 mod metering_audit;
 mod metering_corrections;
 mod metering_flow;
+mod metering_keeping;
 mod metering_meters;
 mod metering_queries;
 mod outages;
@@ -163,6 +164,13 @@ fn main() -> ExitCode {
         metering_flow::another_rule_recounts_history,
         metering_flow::hostile_and_boundless_questions_are_bounded,
         metering_audit::the_pipeline_adds_up_and_what_is_lost_is_named,
+        metering_keeping::raw_events_expire_and_numbers_stay,
+        metering_keeping::a_person_is_erased_and_no_total_changes,
+        metering_keeping::two_instances_never_recompute_the_same_minute,
+        metering_keeping::the_schema_of_a_cluster_is_understood,
+        metering_keeping::previews_tell_money,
+        metering_keeping::history_is_brought_in_as_a_job,
+        metering_keeping::an_hour_that_only_kafka_knows_is_audited,
         metering_corrections::events_are_voided_and_amended_with_a_preview,
         metering_corrections::an_interrupted_correction_is_finished,
         metering_corrections::a_rule_is_previewed_and_strangers_are_named,

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use farebox::simulate::{self, Options};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 
 use crate::harness::{Suite, Up, free_port};
 
@@ -26,17 +28,31 @@ pub async fn counts_equal_the_truth(suite: &Suite) {
     simulate::run(&suite.instance, &traffic(1000, 5)).await.expect("equal to the truth");
 }
 
-/// `kill -9` of each engine under load, then of everything at once: after the restart, the same equality.
+/// In every run; FAREBOX_KILLS=50 asks for more.
+const KILLS: u64 = 5;
+/// So many seconds apart, give or take.
+const APART: u64 = 4;
+
+/// `kill -9` of each engine under load, and of everything at once: after the last restart, the same equality.
 pub async fn counts_equal_the_truth_although_everything_is_killed() {
     let mut up = Up::start("killed", free_port().expect("a port")).await.expect("`farebox up` starts");
     let instance = up.instance().expect("credentials");
-    let sending = tokio::spawn(async move { simulate::run(&instance, &traffic(300, 25)).await });
-    for engine in ["kafka.Kafka", "engine clickhouse", "postgres"] {
-        tokio::time::sleep(Duration::from_secs(3)).await; // under load: the moment itself is arbitrary
-        up.kill_engine(engine).await;
+    let kills = std::env::var("FAREBOX_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(KILLS);
+    let sending = tokio::spawn(async move { simulate::run(&instance, &traffic(300, kills * (APART + 2) + 5)).await });
+    let mut moments = StdRng::seed_from_u64(kills);
+    for n in 0..kills {
+        // Under load: the moment itself is arbitrary.
+        tokio::time::sleep(Duration::from_millis(moments.random_range(APART * 500..APART * 1500))).await;
+        match n % 5 {
+            3 => up.kill_and_restart().await.expect("starts again on what is left"),
+            which => {
+                up.kill_engine(
+                    ["kafka.Kafka", "engine clickhouse", "postgres", "", "engine clickhouse"][usize::try_from(which).expect("small")],
+                )
+                .await
+            }
+        }
     }
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    up.kill_and_restart().await.expect("starts again on what is left");
     sending.await.expect("no panic").expect("equal to the truth");
     up.stop_and_remove().await;
 }

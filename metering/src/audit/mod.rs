@@ -9,7 +9,7 @@ mod hours;
 mod stored;
 mod witness;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use farebox_core::ids::WorkspaceId;
@@ -175,15 +175,17 @@ fn named(ids: &[String]) -> String {
     text
 }
 
-/// Every workspace's last settled hour, once; by whichever instance comes first.
-pub(crate) async fn settled_hours(app: &App) -> Result<(), MeteringError> {
+/// Every workspace's last settled hour, once; by whichever instance comes first. `swept` is the hour in which Kafka was
+/// asked whose events there are.
+pub async fn settled_hours(app: &App, swept: &mut Option<DateTime<Utc>>) -> Result<(), MeteringError> {
     let settled = (clock::now() - SETTLED).timestamp().div_euclid(3600) * 3600;
     let at = |seconds| DateTime::from_timestamp(seconds, 0).unwrap_or_default();
     let period = Period { start: at(settled - 3600), end: at(settled) };
     let all = workspace::all(&mut *app.pg.acquire().await?).await.map_err(|e| MeteringError::unreadable("the workspaces", e))?;
+    // Kafka is read for each workspace: not for those of which it has nothing either.
+    let produced = if *swept == Some(period.start) { BTreeSet::new() } else { witness::workspaces(app, period).await? };
     for workspace in all {
-        // Kafka is read once for each workspace: not for those in which nothing happened.
-        if touches(app, &workspace.id, period).await? == 0 {
+        if !produced.contains(&workspace.id) && touches(app, &workspace.id, period).await? == 0 {
             continue;
         }
         let mut transaction = app.pg.begin().await?;
@@ -208,6 +210,7 @@ pub(crate) async fn settled_hours(app: &App) -> Result<(), MeteringError> {
         }
         transaction.commit().await?;
     }
+    *swept = Some(period.start);
     Ok(())
 }
 

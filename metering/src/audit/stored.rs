@@ -10,8 +10,9 @@ use farebox_core::period::Period;
 use serde::Deserialize;
 
 use super::witness::{At, Seen, Witness, hash};
-use crate::MeteringError;
 use crate::facts::{bound, range};
+use crate::repair::IDS;
+use crate::{MeteringError, history};
 
 /// Each event once, at the place of the copy received first. A correction's row carries the reception of what it
 /// corrects; where one moved an event, what it left behind marks the place.
@@ -44,6 +45,24 @@ pub(super) async fn places(app: &App, workspace: &WorkspaceId, period: Period) -
     Ok(read.collect())
 }
 
+/// What a backfill brought in was never on the events topic; it was received when its job was made.
+async fn without_backfills(app: &App, workspace: &WorkspaceId, ids: Vec<String>) -> Result<Vec<String>, MeteringError> {
+    let receptions = history::receptions(app, workspace).await?;
+    if ids.is_empty() || receptions.is_empty() {
+        return Ok(ids);
+    }
+    let receptions: Vec<_> = receptions.iter().map(|at| at.timestamp_millis().to_string()).collect();
+    let sql = format!(
+        "SELECT DISTINCT id FROM events WHERE workspace = {{ws:String}} AND id IN {{ids:Array(String)}} AND toUnixTimestamp64Milli(received_at) IN ({})",
+        receptions.join(", ")
+    );
+    let mut brought = HashSet::new();
+    for part in ids.chunks(IDS) {
+        brought.extend(bound(app, workspace, &sql).param("ids", part).fetch_all::<String>().await?);
+    }
+    Ok(ids.into_iter().filter(|id| !brought.contains(id)).collect())
+}
+
 /// Events of one place that only Kafka has, and that only the store has.
 pub(super) async fn differ(
     app: &App,
@@ -60,5 +79,5 @@ pub(super) async fn differ(
     let lost: Vec<u64> = theirs.difference(&ours).copied().collect();
     let lost = if lost.is_empty() { Vec::new() } else { witness.names(app, lost).await? };
     let foreign = here.into_iter().filter(|id| !theirs.contains(&hash(id))).collect();
-    Ok((lost, foreign))
+    Ok((lost, without_backfills(app, workspace, foreign).await?))
 }

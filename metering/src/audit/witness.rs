@@ -1,6 +1,6 @@
 //! What Kafka has: the events topic read once more, up to what metering has committed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -79,8 +79,37 @@ pub(super) async fn read(app: &App, workspace: &WorkspaceId, period: Period) -> 
         .map_err(|e| MeteringError::unreadable("the events topic", format!("{e:#}")))
 }
 
+/// Whose events of the period Kafka has, committed or not.
+pub(super) async fn workspaces(app: &App, period: Period) -> Result<BTreeSet<WorkspaceId>, MeteringError> {
+    let app = app.clone();
+    let read = move || {
+        let (mut found, mut last) = (BTreeSet::new(), String::new());
+        let (ranges, _, _) = ranges(&app, period, Until::End)?;
+        each(&app, &ranges, |payload| {
+            let Ok(event) = serde_json::from_slice::<Slim<'_>>(payload) else { return Ok(()) };
+            // Mostly the same one again.
+            if period.contains(event.time) && event.workspace != last {
+                last = event.workspace.into_owned();
+                found.extend(last.parse::<WorkspaceId>());
+            }
+            Ok(())
+        })?;
+        anyhow::Ok(found)
+    };
+    let read = tokio::task::spawn_blocking(read).await;
+    read.map_err(|e| MeteringError::unreadable("the events topic", e))?
+        .map_err(|e| MeteringError::unreadable("the events topic", format!("{e:#}")))
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Until {
+    /// What metering has stored by its own account.
+    Committed,
+    End,
+}
+
 fn read_all(app: &App, workspace: &WorkspaceId, period: Period) -> anyhow::Result<Witness> {
-    let (ranges, from, waiting) = ranges(app, period)?;
+    let (ranges, from, waiting) = ranges(app, period, Until::Committed)?;
     let mut witness = Witness { places: BTreeMap::new(), events: HashMap::new(), sources: Vec::new(), from, waiting, ranges };
     let mut messages: BTreeMap<At, u64> = BTreeMap::new();
     let mut sources: HashMap<String, u32> = HashMap::new();
@@ -122,8 +151,8 @@ fn read_all(app: &App, workspace: &WorkspaceId, period: Period) -> anyhow::Resul
     Ok(witness)
 }
 
-/// Each partition's messages from the period's start to what is committed; from when there are any; and how many wait.
-fn ranges(app: &App, period: Period) -> anyhow::Result<(Vec<(i32, i64, i64)>, Option<DateTime<Utc>>, i64)> {
+/// Each partition's messages from the period's start to what is committed, or to the end; from when there are any; and how many wait.
+fn ranges(app: &App, period: Period, until: Until) -> anyhow::Result<(Vec<(i32, i64, i64)>, Option<DateTime<Utc>>, i64)> {
     let consumer = app.kafka.base_consumer(GROUP, DefaultConsumerContext)?;
     let topic = app.kafka.name(EVENTS);
     let metadata = consumer.fetch_metadata(Some(&topic), ASK)?;
@@ -142,10 +171,11 @@ fn ranges(app: &App, period: Period) -> anyhow::Result<(Vec<(i32, i64, i64)>, Op
     for element in committed.elements() {
         let partition = element.partition();
         let (low, high) = consumer.fetch_watermarks(&topic, partition, ASK)?;
-        let until = element.offset().to_raw().filter(|offset| *offset >= 0).unwrap_or(low);
+        let committed = element.offset().to_raw().filter(|offset| *offset >= 0).unwrap_or(low);
+        let until = if until == Until::End { high } else { committed };
         let start =
             starts.find_partition(&topic, partition).and_then(|e| e.offset().to_raw()).filter(|offset| *offset >= 0).unwrap_or(high);
-        waiting += high - until;
+        waiting += high - committed;
         // Retention may have taken messages of the period, unless the one before its first is still there.
         deleted |= low > 0 && start <= low;
         ranges.push((partition, start.max(low), until));

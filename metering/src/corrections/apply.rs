@@ -65,7 +65,7 @@ fn version_sql(higher: u64, at: DateTime<Utc>) -> String {
 }
 
 /// The minutes that an event of this one may move to.
-fn moved(minute: u32, set: &Amendment) -> Vec<u32> {
+pub(super) fn moved(minute: u32, set: &Amendment) -> Vec<u32> {
     let of = |at: DateTime<Utc>| u32::try_from(floor_minute(at).timestamp()).unwrap_or(0);
     match (set.time, set.shift_seconds) {
         (Some(at), _) => vec![of(at)],

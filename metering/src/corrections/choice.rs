@@ -88,8 +88,17 @@ async fn by_filter(
     let selection = Selection::new(&calls, &of_definition(filter)?, &[])?;
     let columns = vec![Column::of_event("at_minute", "toUnixTimestamp(minute)"), Column::of_event("id", "id")];
     let raw = format!("{} AND {but}", selection.raw);
-    let facts =
-        Facts { table: Table::Raw, period, whole: &plan::never, columns, rolled: String::new(), raw, scope: String::new(), rule: &rule };
+    let facts = Facts {
+        table: Table::Raw,
+        period,
+        whole: &plan::never,
+        columns,
+        rolled: String::new(),
+        raw,
+        scope: String::new(),
+        rule: &rule,
+        may_be_partial: false,
+    };
     let outer = format!("SELECT at_minute AS minute, id FROM ({{facts}}) LIMIT {}", MOST_EVENTS + 1);
     Ok(selection.parameters.bind(facts.query(app, workspace, &outer).await?).fetch_all().await?)
 }

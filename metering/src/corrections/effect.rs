@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use bigdecimal::{BigDecimal, Zero};
 use clickhouse::Row;
+use clickhouse::query::Query;
 use farebox_core::App;
 use farebox_core::ids::WorkspaceId;
 use farebox_core::money::{Money, decimal_string};
@@ -32,8 +33,10 @@ pub struct Effect {
     pub meters: Vec<MeterEffect>,
     /// Meters whose value is not made of parts (averages, unique counts): what becomes of them is seen afterwards.
     pub not_additive: Vec<String>,
-    /// By subscription and month, in its currency; none where nothing is priced.
+    /// By subscription and month, in its currency: what the month comes to, before discounts, credits and tax.
     pub money: Vec<MoneyEffect>,
+    /// Subscriptions whose price does not follow from meters alone (by event, by dimension): see their preview afterwards.
+    pub unpriced: Vec<String>,
 }
 
 /// What the chosen events add to a meter.
@@ -64,8 +67,15 @@ pub struct MoneyEffect {
     pub after: Money,
 }
 
+/// Changes of usage in money.
+#[derive(Debug, Clone, Default)]
+pub struct Priced {
+    pub money: Vec<MoneyEffect>,
+    pub unpriced: Vec<String>,
+}
+
 /// How billing prices changes of usage.
-pub type Price = Arc<dyn Fn(App, WorkspaceId, Vec<MeterEffect>) -> BoxFuture<'static, anyhow::Result<Vec<MoneyEffect>>> + Send + Sync>;
+pub type Price = Arc<dyn Fn(App, WorkspaceId, Vec<MeterEffect>) -> BoxFuture<'static, anyhow::Result<Priced>> + Send + Sync>;
 
 static PRICE: OnceLock<Price> = OnceLock::new();
 
@@ -82,10 +92,12 @@ struct Found {
     plan: String,
     value: String,
     n: u64,
+    #[allow(dead_code)] // every column of the answer has a field
     failed: u64,
 }
 
-type Key = (String, u32, String, String, String);
+/// Meter, month (202610), consumer, subscription, plan.
+pub(crate) type Key = (String, u32, String, String, String);
 
 pub(super) async fn of(app: &App, workspace: &WorkspaceId, request: &Request, chosen: &[Chosen]) -> Result<Effect, MeteringError> {
     let (all, rule, zone) = {
@@ -100,7 +112,7 @@ pub(super) async fn of(app: &App, workspace: &WorkspaceId, request: &Request, ch
     let mut sums: BTreeMap<Key, (BigDecimal, BigDecimal)> = BTreeMap::new();
     let mut not_additive = Vec::new();
     let (Some(first), Some(last)) = (chosen.first(), chosen.last()) else {
-        return Ok(Effect { events: 0, meters: Vec::new(), not_additive, money: Vec::new() });
+        return Ok(Effect { events: 0, meters: Vec::new(), not_additive, money: Vec::new(), unpriced: Vec::new() });
     };
     let range = format!(
         "AND toStartOfMinute(time) >= {} AND toStartOfMinute(time) <= {}",
@@ -125,8 +137,14 @@ pub(super) async fn of(app: &App, workspace: &WorkspaceId, request: &Request, ch
             }
         }
     }
-    let meters: Vec<_> = sums
-        .into_iter()
+    let meters = effects(sums);
+    let Priced { money, unpriced } = price(app, workspace, &meters).await?;
+    Ok(Effect { events: chosen.len() as u64, meters, not_additive, money, unpriced })
+}
+
+/// Those that change.
+pub(crate) fn effects(sums: BTreeMap<Key, (BigDecimal, BigDecimal)>) -> Vec<MeterEffect> {
+    sums.into_iter()
         .filter(|(_, (before, after))| before != after)
         .map(|((meter, month, consumer, subscription, plan), (before, after))| MeterEffect {
             meter,
@@ -137,14 +155,13 @@ pub(super) async fn of(app: &App, workspace: &WorkspaceId, request: &Request, ch
             before,
             after,
         })
-        .collect();
-    let money = match PRICE.get() {
-        Some(price) => {
-            price(app.clone(), workspace.clone(), meters.clone()).await.map_err(|e| MeteringError::unreadable("the price", e))?
-        }
-        None => Vec::new(),
-    };
-    Ok(Effect { events: chosen.len() as u64, meters, not_additive, money })
+        .collect()
+}
+
+/// Nothing where billing has not said how.
+pub(crate) async fn price(app: &App, workspace: &WorkspaceId, meters: &[MeterEffect]) -> Result<Priced, MeteringError> {
+    let Some(price) = PRICE.get() else { return Ok(Priced::default()) };
+    price(app.clone(), workspace.clone(), meters.to_vec()).await.map_err(|e| MeteringError::unreadable("the price", format!("{e:#}")))
 }
 
 /// SELECTs of (minute, id) of the chosen events, with what they bind.
@@ -181,7 +198,6 @@ async fn ask(
     keys: &(String, Parameters),
     after: bool,
 ) -> Result<Vec<(Key, BigDecimal)>, MeteringError> {
-    let selection = Selection::new(meter, &[], &[])?;
     let chosen = format!("events FINAL WHERE workspace = {{ws:String}} {range} AND (toStartOfMinute(time), id) IN ({})", keys.0);
     let mut parameters = Parameters::default();
     let source = if after {
@@ -191,20 +207,31 @@ async fn ask(
     } else {
         chosen
     };
+    sums(app, workspace, meter, zone, &attributed_from(rule, &source), &|query| parameters.bind(keys.1.bind(query))).await
+}
+
+/// What attributed events add to a meter that is made of parts.
+pub(crate) async fn sums(
+    app: &App,
+    workspace: &WorkspaceId,
+    meter: &Meter,
+    zone: &str,
+    attributed: &str,
+    bind: &(dyn Fn(Query) -> Query + Sync),
+) -> Result<Vec<(Key, BigDecimal)>, MeteringError> {
+    let selection = Selection::new(meter, &[], &[])?;
     let columns: Vec<_> = selection.measure.columns.iter().map(|c| format!("{} AS {}", c.raw, c.name)).collect();
     let sql = format!(
         "SELECT toUInt32(toYYYYMM(minute, '{zone}')) AS month, consumer, subscription, toString(plan) AS plan, {} FROM \
-         (SELECT minute, consumer, subscription, plan, {} FROM ({}) WHERE {}) GROUP BY month, consumer, subscription, plan",
+         (SELECT minute, consumer, subscription, plan, {} FROM ({attributed}) WHERE {}) GROUP BY month, consumer, subscription, plan",
         selection.measure.value,
         columns.join(", "),
-        attributed_from(rule, &source),
         selection.raw
     );
-    let query = parameters.bind(keys.1.bind(selection.parameters.bind(bound(app, workspace, &sql))));
+    let query = bind(selection.parameters.bind(bound(app, workspace, &sql)));
     let mut found = Vec::new();
     for row in query.fetch_all::<Found>().await? {
         let value = selection.measure.quantity(&meter.definition, &row.value, row.n)?.unwrap_or_default();
-        let _ = row.failed;
         found.push(((meter.definition.name.clone(), row.month, row.consumer, row.subscription, row.plan), value));
     }
     Ok(found)

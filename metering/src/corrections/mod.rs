@@ -8,7 +8,7 @@
 mod apply;
 mod change;
 mod choice;
-mod effect;
+pub(crate) mod effect;
 
 use std::time::Duration;
 
@@ -20,9 +20,9 @@ use sqlx::PgConnection;
 
 pub use change::Amendment;
 pub use choice::Choice;
-pub use effect::{Effect, MeterEffect, Price, price_with};
+pub use effect::{Effect, MeterEffect, MoneyEffect, Price, Priced, price_with};
 
-use crate::{MeteringError, timelines};
+use crate::{MeteringError, retention, timelines};
 
 /// Events that one correction may change.
 pub const MOST_EVENTS: usize = 200_000;
@@ -98,6 +98,7 @@ pub async fn preview(app: &App, workspace: &WorkspaceId, request: &Request) -> R
     request.check()?;
     let chosen = choice::resolve(app, workspace, &request.choice, None).await?;
     request.set.check_for(chosen.len())?;
+    check_frozen(app, workspace, request, &chosen).await?;
     effect::of(app, workspace, request, &chosen).await
 }
 
@@ -112,6 +113,7 @@ pub async fn apply(app: &App, workspace: &WorkspaceId, request: &Request, expect
     }
     let chosen = choice::resolve(app, workspace, &request.choice, None).await?;
     request.set.check_for(chosen.len())?;
+    check_frozen(app, workspace, request, &chosen).await?;
     if chosen.is_empty() {
         return Err(MeteringError::NotFound("event"));
     }
@@ -133,6 +135,19 @@ pub async fn apply(app: &App, workspace: &WorkspaceId, request: &Request, expect
         .await?;
     transaction.commit().await?;
     Ok(Correction { applied_at: Some(applied_at), ..correction })
+}
+
+/// Nothing is changed in a month that has expired, and nothing is moved into one.
+async fn check_frozen(app: &App, workspace: &WorkspaceId, request: &Request, chosen: &[choice::Chosen]) -> Result<(), MeteringError> {
+    let closing = retention::limits(app, workspace).await?.closing;
+    let places = chosen.iter().flat_map(|event| apply::moved(event.minute, &request.set).into_iter().chain([event.minute]));
+    if places.min().is_some_and(|first| i64::from(first) < closing.timestamp()) {
+        return Err(MeteringError::Conflict {
+            slug: "period-frozen",
+            detail: format!("Raw events before {closing} have expired and their numbers are frozen. Adjust the invoice instead."),
+        });
+    }
+    Ok(())
 }
 
 /// Corrections that died half-way are finished.

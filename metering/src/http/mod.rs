@@ -3,8 +3,10 @@
 mod audit;
 mod consumers;
 mod corrections;
+mod history;
 mod listings;
 mod meters;
+mod retention;
 mod rule;
 mod tail;
 mod usage;
@@ -16,7 +18,7 @@ use farebox_core::ids::WorkspaceId;
 use farebox_core::period::start_of_day;
 use farebox_core::problem::Problem;
 use farebox_core::workspace;
-use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt};
 use utoipa_axum::routes;
 
 use crate::MeteringError;
@@ -45,6 +47,13 @@ pub fn router(app: &App) -> OpenApiRouter {
         .routes(routes!(listings::apis))
         .routes(routes!(listings::sources))
         .routes(routes!(listings::pipeline))
+        .routes(routes!(history::list, history::create))
+        .routes(routes!(history::get, history::cancel))
+        .routes(routes!(history::chunk).layer(history::limit()))
+        .routes(routes!(history::preview))
+        .routes(routes!(history::commit))
+        .routes(routes!(retention::get, retention::put))
+        .routes(routes!(retention::erase, retention::erasures))
         .routes(routes!(audit::pipeline))
         .routes(routes!(audit::hours))
         .with_state(app.clone())

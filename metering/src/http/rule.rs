@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::response::Json as Answer;
 use chrono::{DateTime, TimeDelta, Utc};
 use farebox_core::auth::{Caller, Scope};
-use farebox_core::http::{Json, Page, QueryPairs};
+use farebox_core::http::{Json, QueryPairs};
 use farebox_core::period::Period;
 use farebox_core::problem::Problem;
 use farebox_core::{App, audit_log, clock};
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::{Parameters, zone_of};
 use crate::rule::{self, CountingRule};
 use crate::rule_preview::{self, RulePreview};
-use crate::unattributed::{self, Stranger};
+use crate::unattributed::{self, Stranger, Unknown};
 
 #[derive(Serialize, utoipa::ToSchema)]
 pub(super) struct RuleInForce {
@@ -32,6 +32,14 @@ pub(super) struct PreviewBody {
     /// Now unless given.
     #[serde(default)]
     to: Option<DateTime<Utc>>,
+}
+
+/// A page of strangers, and what their usage is worth, all of it together.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(super) struct Strangers {
+    data: Vec<Stranger>,
+    next_cursor: Option<String>,
+    unknown: Unknown,
 }
 
 /// The counting rule in force
@@ -62,7 +70,8 @@ pub(super) async fn put(State(app): State<App>, caller: Caller, Json(rule): Json
 
 /// What another rule would make of history
 ///
-/// How many events would count that do not now, and the other way round, by reason and consumer. Nothing is changed.
+/// How many events would count that do not now, and the other way round, by reason and consumer; and what that means for
+/// meters and subscriptions, in units and money. Nothing is changed.
 #[utoipa::path(post, path = "/api/v1/counting-rule/preview", tag = "catalogue", request_body = PreviewBody,
     responses((status = 200, body = RulePreview), (status = 422, body = Problem)))]
 pub(super) async fn preview(State(app): State<App>, caller: Caller, Json(body): Json<PreviewBody>) -> Result<Answer<RulePreview>, Problem> {
@@ -76,17 +85,18 @@ pub(super) async fn preview(State(app): State<App>, caller: Caller, Json(body): 
 /// Usage that is nobody's
 ///
 /// Subjects and keys that gateways sent and no link knows, those with most calls first. Link one to a consumer, and its
-/// past calls are the consumer's. Without `from` and `to`: the last 30 days.
+/// past calls are the consumer's. `unknown` says what all of it measures, and what that would cost on each plan at list
+/// price, without fees. Without `from` and `to`: the last 30 days.
 #[utoipa::path(get, path = "/api/v1/unattributed", tag = "consumers", params(
     ("from" = Option<String>, Query, description = "RFC 3339 time, or a date in the workspace's time zone."),
     ("to" = Option<String>, Query, description = "Not included."),
     ("limit" = Option<u32>, Query, description = "50 unless given, at most 500."),
-), responses((status = 200, body = Page<Stranger>), (status = 422, body = Problem)))]
+), responses((status = 200, body = Strangers), (status = 422, body = Problem)))]
 pub(super) async fn unattributed(
     State(app): State<App>,
     caller: Caller,
     QueryPairs(pairs): QueryPairs,
-) -> Result<Answer<Page<Stranger>>, Problem> {
+) -> Result<Answer<Strangers>, Problem> {
     caller.0.require(Scope::Read)?;
     let workspace = &caller.0.workspace;
     let mut parameters = Parameters(pairs);
@@ -97,5 +107,6 @@ pub(super) async fn unattributed(
     let limit = parameters.limit(50, 500)?;
     parameters.done()?;
     let data = unattributed::list(&app, workspace, period, limit).await?;
-    Ok(Answer(Page { data, next_cursor: None }))
+    let unknown = unattributed::value(&app, workspace, period).await?;
+    Ok(Answer(Strangers { data, next_cursor: None, unknown }))
 }

@@ -311,6 +311,7 @@ impl<'a> Question<'a> {
             raw: self.selection.raw.clone(),
             scope: String::new(),
             rule: self.rule,
+            may_be_partial: false,
         };
         Ok(self.selection.parameters.bind(facts.query(self.app, &self.asked.workspace, outer).await?))
     }

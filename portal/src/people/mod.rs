@@ -1,6 +1,7 @@
 //! Persons: members of the workspace, who see the console, and consumers' people, who see the portal. They sign in by
 //! password or by a link, and a session remembers them.
 
+pub mod erasure;
 pub mod link;
 pub mod password;
 pub mod role;
