@@ -6,6 +6,8 @@
 //! 2. [`decide`]: `/v1/decide` against a bare axum handler that hashes the key and looks it up.
 //! 3. [`pipeline`]: from Kafka until every row can be seen in ClickHouse, against inserting the same rows directly.
 //! 4. [`decode`]: a record of each gateway's format, against parsing it into `serde_json::Value`. Needs no engines.
+//! 5. [`scale`]: questions over three months of events, against a scan of them and against raw JSON aggregated when
+//!    asked; only by name (`--only scale`), since it takes minutes and disk.
 //!
 //! `cargo run --release -p farebox-bench -- --data DIR` uses the engines of a running `farebox up`, in databases and
 //! topics of its own that it removes. Without `--release` the ratios are worse, because only our side is unoptimised.
@@ -19,6 +21,7 @@ mod engines;
 mod load;
 mod pipeline;
 mod report;
+mod scale;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -44,7 +47,9 @@ struct Arguments {
     /// Events through the pipeline.
     #[arg(long, default_value_t = 200_000)]
     events: usize,
-    /// Only these: decode, decide, pipeline, collector. All unless given.
+    #[command(flatten)]
+    scale: scale::Options,
+    /// Only these: decode, decide, pipeline, collector, scale. All but scale unless given.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Exit with 1 when a ratio is below what must be kept.
@@ -54,7 +59,7 @@ struct Arguments {
 
 impl Arguments {
     fn wants(&self, name: &str) -> bool {
-        self.only.is_empty() || self.only.iter().any(|only| only == name)
+        (self.only.is_empty() && name != "scale") || self.only.iter().any(|only| only == name)
     }
 }
 
@@ -66,7 +71,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     if arguments.wants("decode") {
         decode::measure(Duration::from_secs(arguments.seconds.max(1)), &mut report)?;
     }
-    if arguments.wants("pipeline") || arguments.wants("collector") {
+    if ["pipeline", "collector", "decide", "scale"].iter().any(|name| arguments.wants(name)) {
         let file = arguments.engines.clone().unwrap_or_else(|| arguments.data.join("engines.json"));
         let bench = Bench::start(&file).await?;
         let measured = measure(&bench, &arguments, &mut report).await;
@@ -82,6 +87,9 @@ async fn measure(bench: &Bench, arguments: &Arguments, report: &mut Report) -> a
     // First, while the topic holds nothing else.
     if arguments.wants("pipeline") {
         pipeline::measure(bench, arguments.events.max(1000), report).await?;
+    }
+    if arguments.wants("scale") {
+        scale::measure(bench, &arguments.scale, report).await?;
     }
     if arguments.wants("collector") {
         collector::measure(bench, time, report).await?;

@@ -45,7 +45,7 @@ pub async fn measure(bench: &Bench, count: usize, report: &mut Report) -> anyhow
 }
 
 /// Like real traffic of one hour: 500 subjects, 20 routes, some errors.
-fn event(workspace: &WorkspaceId, n: usize, now: DateTime<Utc>) -> UsageEvent {
+pub fn event(workspace: &WorkspaceId, n: usize, now: DateTime<Utc>) -> UsageEvent {
     let back = TimeDelta::milliseconds(i64::try_from(n % 3_600_000).unwrap_or(0));
     UsageEvent {
         specversion: SpecVersion::V1,

@@ -33,6 +33,11 @@ impl Report {
         self.lines.push(line);
     }
 
+    /// A figure without a limit.
+    pub fn note(&mut self, text: String) {
+        println!("{text}");
+    }
+
     pub fn holds(&self) -> bool {
         self.lines.iter().all(|line| line.ratio() >= line.least)
     }
