@@ -25,6 +25,7 @@ impl Line {
 #[derive(Debug, Default)]
 pub struct Report {
     lines: Vec<Line>,
+    notes: Vec<String>,
 }
 
 impl Report {
@@ -36,6 +37,7 @@ impl Report {
     /// A figure without a limit.
     pub fn note(&mut self, text: String) {
         println!("{text}");
+        self.notes.push(text);
     }
 
     pub fn holds(&self) -> bool {
@@ -45,6 +47,9 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for note in &self.notes {
+            writeln!(f, "\n{note}")?;
+        }
         writeln!(f, "\n{:<38} {:>12} {:>12} {:>8} {:>7} {:>7}  yardstick", "", "farebox", "yardstick", "", "ratio", "least")?;
         for line in &self.lines {
             let verdict = if line.ratio() >= line.least { "" } else { "  BELOW" };

@@ -77,6 +77,7 @@ pub async fn by_version(app: &App, workspace: &WorkspaceId, of: &Of<'_>) -> Resu
         raw: format!("type = '{REQUEST}' AND toString(api) = {{api:String}} AND has({{versions:Array(String)}}, toString(api_version))"),
         scope: String::new(),
         rule: &rule,
+        may_be_partial: false,
     };
     let outer = format!(
         "SELECT version, who, toUInt8(grouping(who)) AS whole, count() AS calls, countIf(intDiv(status, 100) = 4) AS client_errors, \

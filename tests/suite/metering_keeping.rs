@@ -261,7 +261,7 @@ pub async fn previews_tell_money(suite: &Suite) {
     let world = World {
         workspace: tenant.workspace.id.clone(),
         consumer: farebox_metering::consumers::get(
-            &mut *app.pg.acquire().await.expect("PostgreSQL answers"),
+            &mut app.pg.acquire().await.expect("PostgreSQL answers"),
             &tenant.workspace.id,
             &shop.consumer,
         )
@@ -330,7 +330,7 @@ pub async fn an_hour_that_only_kafka_knows_is_audited(suite: &Suite) {
         .await
         .expect("deleted");
     audit::settled_hours(app, &mut None).await.expect("audited");
-    let kept = audit::recent(&mut *app.pg.acquire().await.expect("PostgreSQL answers"), &world.workspace, 5).await.expect("read");
+    let kept = audit::recent(&mut app.pg.acquire().await.expect("PostgreSQL answers"), &world.workspace, 5).await.expect("read");
     assert_eq!(kept.len(), 1);
     assert!(kept[0].differences.iter().any(|d| d.contains("5 events of Kafka are not stored")), "{:?}", kept[0].differences);
 }

@@ -43,15 +43,12 @@ pub async fn counts_equal_the_truth_although_everything_is_killed() {
     for n in 0..kills {
         // Under load: the moment itself is arbitrary.
         tokio::time::sleep(Duration::from_millis(moments.random_range(APART * 500..APART * 1500))).await;
-        match n % 5 {
-            3 => up.kill_and_restart().await.expect("starts again on what is left"),
-            which => {
-                up.kill_engine(
-                    ["kafka.Kafka", "engine clickhouse", "postgres", "", "engine clickhouse"][usize::try_from(which).expect("small")],
-                )
-                .await
-            }
+        if n % 5 == 3 {
+            up.kill_and_restart().await.expect("starts again on what is left");
+            continue;
         }
+        let engine = ["kafka.Kafka", "engine clickhouse", "postgres"][usize::try_from(n % 5).unwrap_or(0) % 3];
+        up.kill_engine(engine).await;
     }
     sending.await.expect("no panic").expect("equal to the truth");
     up.stop_and_remove().await;

@@ -72,6 +72,7 @@ fn cloudevents() -> String {
 
 /// A record that is no event.
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+#[schema(as = BackfillRefused)]
 pub struct Refused {
     /// Chunk or offset, and the record's number in it, from 0.
     pub place: String,
@@ -80,6 +81,7 @@ pub struct Refused {
 
 /// What became of a chunk.
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+#[schema(as = BackfillChunk)]
 pub struct Taken {
     pub accepted: usize,
     pub rejected: Vec<Refused>,

@@ -65,15 +65,21 @@ pub(super) async fn get(State(app): State<App>, caller: Caller, Path(id): Path<S
 /// Records one a line, or an array, as the format has them: at most 16 MiB. Chunks are numbered from 0; one that was
 /// taken is passed over, so that a sender can go on at `next_chunk` after whatever happened.
 #[utoipa::path(put, path = "/api/v1/backfills/{id}/chunks/{number}", tag = "usage", request_body(content = String, content_type = "application/x-ndjson"),
-    responses((status = 200, body = Taken), (status = 404, body = Problem), (status = 409, body = Problem)))]
+    responses((status = 200, body = Taken), (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem)))]
 pub(super) async fn chunk(
     State(app): State<App>,
     caller: Caller,
-    Path((id, number)): Path<(String, i32)>,
+    Path((id, number)): Path<(String, String)>,
     body: Bytes,
 ) -> Result<Answer<Taken>, Problem> {
     caller.0.require(Scope::Manage)?;
-    Ok(Answer(history::take(&app, &caller.0.workspace, &id_of(&id)?, number, body).await?))
+    let (workspace, id) = (&caller.0.workspace, id_of(&id)?);
+    if history::get(&mut *app.pg.acquire().await?, workspace, &id).await?.is_none() {
+        return Err(Problem::not_found("backfill"));
+    }
+    let number = number.parse().ok().filter(|n| *n >= 0);
+    let number = number.ok_or_else(|| Problem::invalid_field("number", "is the chunk's number, from 0"))?;
+    Ok(Answer(history::take(&app, workspace, &id, number, body).await?))
 }
 
 /// What the backfill would bring

@@ -10,6 +10,7 @@ use farebox_core::ids::ConsumerId;
 use farebox_core::problem::Problem;
 use serde::Deserialize;
 
+use crate::consumers;
 use crate::erasure::{self, Erasure};
 use crate::retention::{self, Retention};
 
@@ -65,10 +66,14 @@ pub(super) async fn erase(
 }
 
 /// Erasures of a consumer, the newest first
-#[utoipa::path(get, path = "/api/v1/consumers/{id}/erasures", tag = "consumers", responses((status = 200, body = Page<Erasure>)))]
+#[utoipa::path(get, path = "/api/v1/consumers/{id}/erasures", tag = "consumers",
+    responses((status = 200, body = Page<Erasure>), (status = 404, body = Problem)))]
 pub(super) async fn erasures(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Answer<Page<Erasure>>, Problem> {
     caller.0.require(Scope::Read)?;
     let consumer: ConsumerId = id.parse().map_err(|_| Problem::not_found("consumer"))?;
+    if consumers::get(&mut *app.pg.acquire().await?, &caller.0.workspace, &consumer).await?.is_none() {
+        return Err(Problem::not_found("consumer"));
+    }
     let data = erasure::list(&app, &caller.0.workspace, &consumer).await?;
     Ok(Answer(Page { data, next_cursor: None }))
 }
