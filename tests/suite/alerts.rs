@@ -9,6 +9,8 @@ use farebox_core::event::{AnsweredBy, REQUEST, RequestData, SpecVersion, UsageEv
 use farebox_core::mail::Mailer;
 use farebox_core::{clock, workspace};
 use farebox_metering::store::{self, EventRow};
+use farebox_portal::people::session::{Session, cookie_name};
+use farebox_portal::people::{Role, Side};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -16,6 +18,7 @@ use crate::finance_mail::smtp;
 use crate::harness::{LOCAL, Suite, Up, eventually, free_port};
 use crate::hooks::Receiver;
 use crate::tenant::Tenant;
+use crate::walk::World;
 use crate::webhooks::{answer, hook};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -294,4 +297,37 @@ pub async fn killed_between_decision_and_delivery() {
     let firings = instance.get("/api/v1/alerts/firings").await.expect("the firings");
     assert_eq!(firings["data"].as_array().expect("a list").len(), 1, "{firings}");
     up.stop_and_remove().await;
+}
+
+/// A consumer's own alerts through its portal's page: set, listed, removed; nobody else's business.
+pub async fn a_consumer_sets_its_own(suite: &Suite) {
+    let world = World::new(suite, "own-alerts").await;
+    let session = world.sign_in(suite, Role::ConsumerMember, Some(&world.consumer)).await;
+    let stranger = world.sign_in(suite, Role::ConsumerAdmin, Some(&world.other_consumer)).await;
+    let ask = async |by: &Session, method: Method, path: &str, form: &[(&str, &str)]| {
+        let cookie = format!("{}={}", cookie_name(Side::Portal, false), by.token.reveal());
+        let mut request = world.page(method.clone(), path).header("cookie", cookie).header("sec-fetch-site", "same-origin");
+        if method == Method::POST {
+            let csrf = by.csrf();
+            let form: Vec<_> = form.iter().copied().chain([("csrf", csrf.as_str())]).collect();
+            request = request.form(&form);
+        }
+        let answer = request.send().await.expect("an answer");
+        (answer.status(), answer.text().await.expect("a page"))
+    };
+    let (status, page) = ask(&session, Method::POST, "/usage/alerts", &[("kind", "spend"), ("threshold", "much")]).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(page.contains("Enter a number, such as 80.") && page.contains("value=\"much\""), "{page}");
+    let (status, _) = ask(&session, Method::POST, "/usage/alerts", &[("kind", "spend"), ("threshold", "500")]).await;
+    assert_eq!(status, StatusCode::SEE_OTHER);
+    let (_, page) = ask(&session, Method::GET, "/usage/alerts", &[]).await;
+    assert!(page.contains("$500 on the next invoice"), "{page}");
+    let (_, usage) = ask(&session, Method::GET, "/usage", &[]).await;
+    assert!(usage.contains("You are told at $500 on the next invoice"), "{usage}");
+    assert_eq!(world.tenant.get("/api/v1/alerts").await["data"], json!([]), "it is not the provider's");
+    let own = alerts::list_own(&mut suite.app.pg.acquire().await.expect("PostgreSQL"), &world.tenant.workspace.id, &world.consumer).await;
+    let path = format!("/usage/alerts/{}/remove", own.expect("listed")[0].id);
+    assert_eq!(ask(&stranger, Method::POST, &path, &[]).await.0, StatusCode::NOT_FOUND);
+    assert_eq!(ask(&session, Method::POST, &path, &[]).await.0, StatusCode::SEE_OTHER);
+    assert!(ask(&session, Method::GET, "/usage/alerts", &[]).await.1.contains("Nothing yet."));
 }

@@ -202,6 +202,7 @@ fn main() -> ExitCode {
         finance::accounting_systems_get_their_files,
         finance_mail::invoices_and_reminders_are_mailed_once,
         alerts::an_allowance_is_told_once_and_again_when_raised,
+        alerts::a_consumer_sets_its_own,
         alerts::money_units_and_unusual_hours_are_told,
         alerts::wrong_alerts_are_refused_and_the_catalogue_has_them,
         webhooks::an_address_that_fails_redirects_or_hangs_holds_up_nobody,

@@ -115,11 +115,19 @@ pub async fn what_happens_to_invoices_keys_and_subscriptions_is_told(suite: &Sui
         }
         assert_eq!(told.body["data"]["state"], "issued");
     }
+    // By the workspace's clock three weeks on, all are past due, each told once.
+    sqlx::query("UPDATE workspaces SET test_mode = true, clock_ahead_s = 1814400 WHERE id = $1")
+        .bind(tenant.workspace.id.as_str())
+        .execute(&suite.app.pg)
+        .await
+        .expect("ahead");
+    let past_due = || issued.iter().filter(|invoice| of(invoice).iter().any(|told| told.body["type"] == "invoice.past_due")).count();
+    eventually("what is past due is told", Duration::from_secs(60), || async { (past_due() == issued.len()).then_some(()) }).await;
     let paid = json!({ "paid_at": "2026-11-20T10:00:00Z", "method": "transfer", "reference": "wire 1" });
     let id = issued[0]["id"].as_str().expect("an id");
     let (status, settled) = answer(tenant.call(Method::POST, &format!("/api/v1/invoices/{id}/payment")).json(&paid)).await;
     assert!(status.is_success(), "{status} {settled}");
-    let told = eventually("a payment is told", Duration::from_secs(60), || async { of(&issued[0]).get(1).cloned() }).await;
+    let told = eventually("a payment is told", Duration::from_secs(60), || async { of(&issued[0]).get(2).cloned() }).await;
     assert_eq!((&told.body["type"], &told.body["data"]["state"]), (&json!("invoice.paid"), &json!("paid")));
 
     let shop = Shop::open(suite, "told-keys").await;

@@ -1,6 +1,5 @@
 //! What is sent about an event: made once, kept, and sent the same at every attempt.
 
-use farebox_core::clock;
 use farebox_core::ids::{InvoiceId, WorkspaceId};
 use farebox_core::workspace::Workspace;
 use serde_json::{Value, json};
@@ -72,11 +71,10 @@ pub async fn notice_past_due(conn: &mut PgConnection, workspace: &Workspace) -> 
            FROM invoices i
            WHERE i.workspace_id = $1 AND i.state = 'issued' AND i.total_minor > 0 AND NOT i.carried AND i.due_at < $2
              AND EXISTS (SELECT FROM webhooks w WHERE w.workspace_id = $1 AND w.disabled_at IS NULL AND w.events && ARRAY['invoice.past_due', '*']
-                         AND w.created_at + ($2::timestamptz - $3::timestamptz) <= i.due_at)
+                         AND w.created_at <= i.due_at)
              AND NOT EXISTS (SELECT FROM webhook_events e WHERE e.type = 'invoice.past_due' AND e.subject = i.id)"#,
         workspace.id.as_str(),
-        now,
-        clock::now()
+        now
     )
     .fetch_all(conn)
     .await?;
