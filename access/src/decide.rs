@@ -143,10 +143,11 @@ pub fn decide<'a>(snapshot: &'a Snapshot, question: &Question) -> Decision<'a> {
     };
     let known = Decision { subscription: Some(subscription), entitlement, ..known };
     let grace = space.and_then(|space| space.policy.unpaid_grace_days).map(|days| TimeDelta::days(i64::from(days)));
-    if let (Some(grace), Some(owes)) = (grace, snapshot.overdue.get(&key.consumer))
-        && owes.due_at + grace <= question.now
-    {
-        return Decision { owes: Some(owes), ..known }.with(Outcome::Unpaid);
+    if let Some(owes) = snapshot.overdue.get(&key.consumer) {
+        let from = [grace.map(|grace| owes.due_at + grace), owes.restricted_from];
+        if from.into_iter().flatten().any(|from| from <= question.now) {
+            return Decision { owes: Some(owes), ..known }.with(Outcome::Unpaid);
+        }
     }
     within_limits(known, subscription, entitlement, question)
 }
@@ -384,6 +385,7 @@ mod tests {
             consumer: world.consumer.clone(),
             number: "ACME-7".to_owned(),
             due_at: now - TimeDelta::days(3),
+            restricted_from: None,
             hosted_url: None,
         };
         world.snapshot.overdue.insert(world.consumer.clone(), owes);
@@ -393,6 +395,12 @@ mod tests {
         assert_eq!(world.ask_with(Some([1; 32]), "GET", "/orders", before).outcome, Outcome::Allowed);
         let refused = world.ask_with(Some([1; 32]), "GET", "/orders", now);
         assert_eq!((refused.outcome, refused.owes.map(|o| o.number.as_str())), (Outcome::Unpaid, Some("ACME-7")));
+        // A payment that failed refuses by the policy of dunning, without any grace.
+        world.set("{}");
+        let consumer = world.consumer.clone();
+        world.snapshot.overdue.get_mut(&consumer).expect("owes").restricted_from = Some(now);
+        assert_eq!(world.ask_with(Some([1; 32]), "GET", "/orders", before).outcome, Outcome::Allowed);
+        assert_eq!(world.ask_with(Some([1; 32]), "GET", "/orders", now).outcome, Outcome::Unpaid);
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub enum GrantKind {
     Included,
     /// What was left of another grant at its expiry.
     Rollover,
+    /// By a credit note, instead of being paid back.
+    Balance,
 }
 
 impl GrantKind {
@@ -29,6 +31,7 @@ impl GrantKind {
             Self::Promotional => "promotional",
             Self::Included => "included",
             Self::Rollover => "rollover",
+            Self::Balance => "balance",
         }
     }
 }

@@ -35,6 +35,10 @@ pub const POINTS: &[&str] = &[
     "alert.decided",
     "webhook.before",
     "webhook.sent",
+    "stripe.credit_note.before",
+    "stripe.credit_note.stored",
+    "stripe.credit_note.sent",
+    "stripe.credit_note.recorded",
 ];
 
 /// Aborts here when the environment says so: no destructor runs, no connection is closed in order.

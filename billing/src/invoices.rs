@@ -60,6 +60,9 @@ pub struct Invoice {
     pub tax: Money,
     #[schema(value_type = String)]
     pub total: Money,
+    /// What credit notes took off before it was paid: so much less is to be paid.
+    #[schema(value_type = String)]
+    pub credited: Money,
     pub collect: Collect,
     pub due_days: i32,
     /// As they were when it was drafted.
@@ -131,6 +134,13 @@ pub struct InvoiceTax {
     pub amount: Money,
 }
 
+impl Invoice {
+    /// What is to be paid of it, or was.
+    pub fn due(&self) -> Money {
+        Money::new(self.total.minor - self.credited.minor, self.currency)
+    }
+}
+
 impl InvoiceLine {
     /// What is left of it after discounts and credits, with the tax where it is inclusive.
     pub fn left(&self) -> Money {
@@ -171,6 +181,7 @@ struct Row {
     subtotal_minor: i64,
     tax_minor: i64,
     total_minor: i64,
+    credited_minor: i64,
     collect: String,
     due_days: i32,
     seller: serde_json::Value,
@@ -202,6 +213,7 @@ impl Row {
             subtotal: Money::new(self.subtotal_minor, currency),
             tax: Money::new(self.tax_minor, currency),
             total: Money::new(self.total_minor, currency),
+            credited: Money::new(self.credited_minor, currency),
             collect: if self.collect == "send_invoice" { Collect::SendInvoice } else { Collect::Automatically },
             due_days: self.due_days,
             seller: self.seller,
@@ -231,7 +243,7 @@ pub async fn list(
     let rows = sqlx::query_as!(
         Row,
         r#"SELECT id AS "id: InvoiceId", number, state AS "state: State", kind, sequence, consumer_id AS "consumer: ConsumerId",
-                  subscription_id AS "subscription: SubscriptionId", period_start, period_end, currency, subtotal_minor, tax_minor, total_minor,
+                  subscription_id AS "subscription: SubscriptionId", period_start, period_end, currency, subtotal_minor, tax_minor, total_minor, credited_minor,
                   collect, due_days, seller, buyer, created_at, issued_at, due_at, paid_at, carried,
                   carried_into AS "carried_into: InvoiceId", stripe_id, hosted_url, tax_note
            FROM invoices
@@ -254,7 +266,7 @@ pub async fn get(conn: &mut PgConnection, workspace: &WorkspaceId, id: &InvoiceI
     let row = sqlx::query_as!(
         Row,
         r#"SELECT id AS "id: InvoiceId", number, state AS "state: State", kind, sequence, consumer_id AS "consumer: ConsumerId",
-                  subscription_id AS "subscription: SubscriptionId", period_start, period_end, currency, subtotal_minor, tax_minor, total_minor,
+                  subscription_id AS "subscription: SubscriptionId", period_start, period_end, currency, subtotal_minor, tax_minor, total_minor, credited_minor,
                   collect, due_days, seller, buyer, created_at, issued_at, due_at, paid_at, carried,
                   carried_into AS "carried_into: InvoiceId", stripe_id, hosted_url, tax_note
            FROM invoices WHERE workspace_id = $1 AND id = $2"#,
@@ -324,7 +336,7 @@ async fn with_lines(conn: &mut PgConnection, rows: Vec<Row>) -> Result<Vec<Invoi
 pub async fn issued_not_pushed(conn: &mut PgConnection, limit: i64) -> Result<Vec<(WorkspaceId, InvoiceId)>, BillingError> {
     let rows = sqlx::query!(
         r#"SELECT workspace_id AS "workspace: WorkspaceId", id AS "id: InvoiceId" FROM invoices
-           WHERE state = 'issued' AND stripe_id IS NULL AND total_minor > 0 AND NOT carried ORDER BY id LIMIT $1"#,
+           WHERE state = 'issued' AND stripe_id IS NULL AND total_minor > 0 AND NOT carried AND credited_minor = 0 ORDER BY id LIMIT $1"#,
         limit
     )
     .fetch_all(conn)

@@ -7,8 +7,10 @@
 //! moves along its states, and [`stripe`] pushes it. [`audit`] re-derives every line from raw events. [`preview`] shows
 //! the invoice that is gathering, [`entitlements`] tells access what is allowed, [`decision_policy`] what the provider chose, and [`overdue`] who owes,
 //! [`revenue`] tells insights who pays. What all that means for the books is derived in [`ledger`]. Finance takes files
-//! from [`exports`] and an invoice as a document from [`documents`]; what is done about unpaid invoices is in [`dunning`]. [`sla`] gives back
-//! what was promised and not kept, and [`margin`] sets what calls cost beside what they bring. Who wants to know of thresholds has [`alerts`], and whose programs want to know what happens, [`webhooks`].
+//! from [`exports`] and an invoice as a document from [`documents`]; what is done about unpaid invoices is in [`dunning`]. What
+//! corrects an issued invoice is a document of its own, in [`credit_notes`]; payments that go back are recorded in
+//! [`reversals`]. [`sla`] gives back what was promised and not kept, and [`margin`] sets what calls cost beside what they
+//! bring. Who wants to know of thresholds has [`alerts`], and whose programs want to know what happens, [`webhooks`].
 #![forbid(unsafe_code)]
 
 pub mod alerts;
@@ -19,6 +21,7 @@ pub mod catalog;
 pub mod close;
 pub mod contracts;
 pub mod coupons;
+pub mod credit_notes;
 pub mod credits;
 pub mod decision_policy;
 pub mod documents;
@@ -39,6 +42,7 @@ pub mod preview;
 pub mod rating;
 pub mod reconcile;
 pub mod revenue;
+pub mod reversals;
 pub mod settings;
 pub mod settle;
 pub mod simulate;
@@ -63,19 +67,22 @@ pub fn router(app: &App) -> OpenApiRouter {
         .merge(dunning::router(app))
         .merge(settle::router(app))
         .merge(reconcile::router(app))
+        .merge(credit_notes::router(app))
+        .merge(reversals::router(app))
         .merge(alerts::router(app))
         .merge(margin::router(app))
         .merge(webhooks::router(app))
 }
 
-/// The background loops: the scheduled close, Stripe's push, events and poll, the ledger, the comparison
-/// with Stripe, e-mails, alerts and webhooks. Ends soon after `stop`.
+/// The background loops: the scheduled close, Stripe's push, events and poll, credit notes that wait for Stripe, the
+/// ledger, the comparison with Stripe, e-mails, alerts and webhooks. Ends soon after `stop`.
 pub async fn run(app: App, stop: CancellationToken) -> anyhow::Result<()> {
-    let (closed, pushed, (), (), (), (), ()) = tokio::join!(
+    let (closed, pushed, (), (), (), (), (), ()) = tokio::join!(
         close::run(app.clone(), stop.clone()),
         stripe::run(app.clone(), stop.clone()),
         ledger::run(app.clone(), stop.clone()),
         reconcile::run(app.clone(), stop.clone()),
+        credit_notes::run(app.clone(), stop.clone()),
         dunning::mails::run(app.clone(), stop.clone()),
         alerts::run(app.clone(), stop.clone()),
         webhooks::run(app, stop)

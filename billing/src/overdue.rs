@@ -14,6 +14,8 @@ pub struct Overdue {
     pub consumer: ConsumerId,
     pub number: String,
     pub due_at: DateTime<Utc>,
+    /// From when calls are refused because a payment failed, whatever the grace.
+    pub restricted_from: Option<DateTime<Utc>>,
     /// Where it can be paid.
     pub hosted_url: Option<String>,
 }
@@ -23,7 +25,10 @@ pub async fn all(conn: &mut PgConnection) -> Result<Vec<Overdue>, BillingError> 
     Ok(sqlx::query_as!(
         Overdue,
         r#"SELECT DISTINCT ON (i.consumer_id) i.workspace_id AS "workspace: WorkspaceId", i.consumer_id AS "consumer: ConsumerId",
-                  i.number AS "number!", i.due_at AS "due_at!", i.hosted_url
+                  i.number AS "number!", i.due_at AS "due_at!", i.hosted_url,
+                  (SELECT min(f.opened_at + make_interval(days => p.restrict_after_days))
+                   FROM failed_payments f JOIN dunning_policies p ON p.workspace_id = f.workspace_id JOIN invoices o ON o.id = f.invoice_id
+                   WHERE f.workspace_id = i.workspace_id AND f.consumer_id = i.consumer_id AND o.state IN ('issued', 'uncollectible')) AS restricted_from
            FROM invoices i JOIN workspaces w ON w.id = i.workspace_id
            WHERE i.state IN ('issued', 'uncollectible') AND i.number IS NOT NULL AND i.total_minor > 0 AND NOT i.carried
              AND i.due_at < $1::timestamptz + make_interval(secs => w.clock_ahead_s)

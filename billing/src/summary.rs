@@ -35,7 +35,7 @@ pub async fn by_period(
 ) -> Result<Vec<PeriodSummary>, BillingError> {
     let rows = sqlx::query!(
         r#"WITH chosen AS (
-               SELECT id, period_start, state, tax_minor, total_minor FROM invoices
+               SELECT id, period_start, state, tax_minor, total_minor, credited_minor FROM invoices
                WHERE workspace_id = $1 AND currency = $2 AND period_start >= $3 AND state NOT IN ('draft', 'void')
            ), lines AS (
                SELECT c.period_start, l.kind, sum(l.amount_minor - l.discount_minor - l.credit_minor - CASE WHEN l.tax_inclusive THEN l.tax_minor ELSE 0 END)::bigint AS net
@@ -43,7 +43,7 @@ pub async fn by_period(
            )
            SELECT c.period_start AS "start!", count(*) AS "invoices!", sum(c.tax_minor)::bigint AS "tax!", sum(c.total_minor)::bigint AS "total!",
                   count(*) FILTER (WHERE c.state = 'paid') AS "paid_invoices!",
-                  coalesce(sum(c.total_minor) FILTER (WHERE c.state = 'paid'), 0)::bigint AS "paid!",
+                  coalesce(sum(c.total_minor - c.credited_minor) FILTER (WHERE c.state = 'paid'), 0)::bigint AS "paid!",
                   coalesce((SELECT sum(net) FROM lines l WHERE l.period_start = c.period_start AND l.kind = 'fee'), 0)::bigint AS "fees!",
                   coalesce((SELECT sum(net) FROM lines l WHERE l.period_start = c.period_start AND l.kind = 'usage'), 0)::bigint AS "usage!",
                   coalesce((SELECT sum(net) FROM lines l WHERE l.period_start = c.period_start AND l.kind NOT IN ('fee', 'usage')), 0)::bigint AS "other!"
@@ -91,7 +91,7 @@ pub async fn by_state(
     let rows = sqlx::query!(
         r#"SELECT state AS "state: State", count(*) AS "invoices!", sum(total_minor)::bigint AS "total!",
                   count(*) FILTER (WHERE due_at < $3 AND total_minor > 0 AND NOT carried) AS "late!",
-                  coalesce(sum(total_minor) FILTER (WHERE due_at < $3 AND total_minor > 0 AND NOT carried), 0)::bigint AS "late_total!"
+                  coalesce(sum(total_minor - credited_minor) FILTER (WHERE due_at < $3 AND total_minor > 0 AND NOT carried), 0)::bigint AS "late_total!"
            FROM invoices WHERE workspace_id = $1 AND currency = $2 GROUP BY state ORDER BY state"#,
         ws.as_str(),
         currency.code(),

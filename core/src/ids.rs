@@ -106,6 +106,8 @@ ids! {
     GrantId = "grant_";
     InvoiceId = "inv_";
     InvoiceLineId = "line_";
+    /// A correction of an issued invoice.
+    CreditNoteId = "cn_";
     /// A person who signs in: a member of the workspace, or a consumer's user.
     PersonId = "per_";
     /// A rejected event kept for a later replay.

@@ -1,4 +1,4 @@
-//! What finance types: rate, close, audit.
+//! What finance types: rate, close, credit, audit.
 
 use std::path::PathBuf;
 
@@ -51,6 +51,25 @@ pub struct Close {
     period: String,
 }
 
+#[derive(Debug, clap::Args)]
+pub struct Credit {
+    /// The invoice (id).
+    invoice: String,
+    /// A line (id) to take back, or a part of it as `LINE=AMOUNT`; repeatable. Everything that is left of the invoice unless
+    /// given.
+    #[arg(long = "line")]
+    lines: Vec<String>,
+    /// Where the money of a paid invoice goes: refund, balance or out_of_band.
+    #[arg(long)]
+    to: Option<String>,
+    /// correction, duplicate, fraudulent, order_change or product_unsatisfactory.
+    #[arg(long, default_value = "correction")]
+    reason: String,
+    /// For the buyer to read.
+    #[arg(long)]
+    memo: Option<String>,
+}
+
 pub fn rate(command: &Rate) -> anyhow::Result<()> {
     let read = |file: &PathBuf| std::fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()));
     let (plan, usage) = (read(&command.plan)?, read(&command.usage)?);
@@ -65,6 +84,19 @@ pub fn rate(command: &Rate) -> anyhow::Result<()> {
 pub async fn close(instance: &Instance, command: &Close) -> anyhow::Result<()> {
     let answer = close_period(instance, &command.period).await?;
     println!("{}", serde_json::to_string_pretty(&answer)?);
+    Ok(())
+}
+
+pub async fn credit(instance: &Instance, command: &Credit) -> anyhow::Result<()> {
+    let line = |text: &String| match text.split_once('=') {
+        Some((line, amount)) => json!({ "line": line, "amount": amount }),
+        None => json!({ "line": text }),
+    };
+    let lines: Vec<_> = command.lines.iter().map(line).collect();
+    let body = json!({ "lines": lines, "to": command.to, "reason": command.reason, "memo": command.memo });
+    let path = format!("/api/v1/invoices/{}/credit-notes", command.invoice);
+    let made = instance.json(instance.request(Method::POST, &path).json(&body)).await?;
+    println!("{}", serde_json::to_string_pretty(&made)?);
     Ok(())
 }
 

@@ -76,6 +76,8 @@ enum Command {
     Erase(events::Erase),
     /// Close every subscription period that ended in a month.
     Close(closing::Close),
+    /// Credit an issued invoice, in whole or in part.
+    Credit(closing::Credit),
     /// Finance's files: invoices, lines, ... as CSV, Parquet or XLSX, with what they add up to.
     Export(export::Export),
     /// A fresh one-time sign-in link for the owner.
@@ -141,6 +143,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Retention(command) => events::retention(&find.instance()?, &command).await,
         Command::Erase(command) => events::erase(&find.instance()?, &command).await,
         Command::Close(command) => closing::close(&find.instance()?, &command).await,
+        Command::Credit(command) => closing::credit(&find.instance()?, &command).await,
         Command::Export(command) => export::export(&find.instance()?, &command).await,
         Command::LoginLink => records::login_link(find).await,
     }

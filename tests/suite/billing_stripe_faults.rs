@@ -9,9 +9,10 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use farebox_billing::credit_notes::{self, NewCreditNote};
 use farebox_billing::{faults, stripe};
-use farebox_core::App;
 use farebox_core::config::Config;
+use farebox_core::{App, workspace};
 use serde_json::json;
 use tokio::process::Command;
 
@@ -29,7 +30,7 @@ pub async fn killed_at_each_step_of_the_push(suite: &Suite) {
         ("finalize", "/v1/invoices/*/finalize"),
     ];
     let points: Vec<_> = faults::POINTS.iter().copied().filter(|point| point.starts_with("stripe.")).collect();
-    assert_eq!(points.len(), 17);
+    assert_eq!(points.len(), 21);
     let lanes = lanes.map(|(lane, path)| {
         let own: Vec<_> = points.iter().copied().filter(|point| point.split('.').nth(1) == Some(lane)).collect();
         assert!(own.len() >= 4, "{lane}: {own:?}");
@@ -104,4 +105,48 @@ async fn billing_that_dies_at(suite: &Suite, app: &App, point: &str) {
     let status =
         tokio::time::timeout(IN_TIME, process.wait()).await.unwrap_or_else(|_| panic!("it did not die at {point}")).expect("a status");
     assert_eq!(status.signal(), Some(SIGABRT), "{point}");
+}
+
+/// The same for a credit note: one there, one here, and its number once.
+pub async fn killed_at_each_step_of_a_credit_note(suite: &Suite) {
+    let (app, database) = database_of_its_own(suite, "credit").await;
+    let points = faults::POINTS.iter().filter(|point| point.starts_with("stripe.credit_note."));
+    let stripes_faults = [json!({ "kind": "drop" }), json!({ "kind": "conflict" }), json!({ "kind": "stored_error", "applied": true })];
+    let mut asked = Vec::new();
+    for (point, fault) in points.zip(stripes_faults.iter().cycle()) {
+        let shop = Shop::open(&app, "kill-credit").await;
+        let invoice = shop.issue(0).await;
+        shop.connect().await;
+        eventually("the push", IN_TIME, || async {
+            stripe::workers::run_once(&app).await.expect("PostgreSQL");
+            Some(shop.invoice(&invoice).await).filter(|ours| ours.stripe_id.is_some())
+        })
+        .await;
+        shop.order("faults", json!({ "method": "POST", "path": "/v1/credit_notes", "fault": fault })).await;
+        let mut tx = app.pg.begin().await.expect("PostgreSQL");
+        let workspace = workspace::by_id(&mut tx, &shop.workspace).await.expect("PostgreSQL").expect("is there");
+        let note = credit_notes::ask(&mut tx, &workspace, &invoice, &NewCreditNote::default(), "a test").await.expect("asked for");
+        tx.commit().await.expect("PostgreSQL");
+        billing_that_dies_at(suite, &app, point).await;
+        asked.push((shop, note, format!("killed at {point}, with {fault}")));
+    }
+    assert_eq!(asked.len(), 4);
+    for (shop, note, what) in asked {
+        let ours = eventually(&format!("the credit note, {what}"), IN_TIME, || async {
+            credit_notes::run_once(&app).await.expect("PostgreSQL");
+            let mut conn = app.pg.acquire().await.expect("PostgreSQL");
+            let found = credit_notes::get(&mut conn, &shop.workspace, &note).await.expect("PostgreSQL");
+            found.filter(|note| note.state == credit_notes::State::Issued)
+        })
+        .await;
+        let there = shop.at_stripe("credit_notes").await;
+        assert_eq!(there.iter().map(|note| note["total"].as_i64()).collect::<Vec<_>>(), [Some(7299)], "{what}");
+        assert_eq!((ours.number.as_deref(), ours.stripe_id.as_deref()), (Some("INV-CN-000001"), there[0]["id"].as_str()), "{what}");
+        assert_eq!(shop.at_stripe("invoices").await[0]["status"], "paid", "{what}");
+    }
+    app.pg.close().await;
+    sqlx::query(sqlx::AssertSqlSafe(format!("DROP DATABASE \"{database}\" WITH (FORCE)")))
+        .execute(&suite.app.pg)
+        .await
+        .expect("PostgreSQL");
 }

@@ -21,7 +21,7 @@ use crate::tenant::Tenant;
 const HOSTILE: &str = "=cmd|' /C calc'!A0 <script>alert(1)</script>";
 
 /// A workspace whose months August to October 2026 are closed: initech uses and pays tax, hostile has a free month.
-async fn closed(suite: &Suite) -> Tenant {
+pub async fn closed(suite: &Suite) -> Tenant {
     let tenant = Tenant::new(suite, "finance").await;
     close(suite, &tenant).await;
     tenant
@@ -146,13 +146,13 @@ async fn export(tenant: &Tenant, report: &str, query: &str) -> (Value, Vec<u8>) 
     (serde_json::from_str(&manifest).expect("JSON"), bytes)
 }
 
-async fn rows(tenant: &Tenant, report: &str, query: &str) -> (Value, Vec<BTreeMap<String, String>>) {
+pub async fn rows(tenant: &Tenant, report: &str, query: &str) -> (Value, Vec<BTreeMap<String, String>>) {
     let (manifest, bytes) = export(tenant, report, query).await;
     (manifest, parsed(&String::from_utf8(bytes).expect("UTF-8")))
 }
 
 /// What the tests ask for a second opinion, as `engines/fetch --browser` leaves it: a Python program and its verdict.
-async fn second_opinion(arguments: &[&str]) -> (bool, String) {
+pub async fn second_opinion(arguments: &[&str]) -> (bool, String) {
     let engines = std::env::var("FAREBOX_ENGINES").unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/.engines").to_owned());
     let python = std::path::Path::new(&engines).join("validators/python");
     assert!(python.is_dir(), "{} is missing: run `engines/fetch --browser`", python.display());

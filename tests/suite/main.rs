@@ -20,7 +20,9 @@ mod billing_history;
 mod billing_stripe_faults;
 mod connections;
 mod console;
+mod credit_notes;
 mod demo;
+mod dunning;
 mod finance;
 mod finance_mail;
 mod hooks;
@@ -195,6 +197,11 @@ fn main() -> ExitCode {
         billing_history::refusals_say_the_way_out,
         billing_faults::killed_at_each_step_of_the_close,
         billing_stripe_faults::killed_at_each_step_of_the_push,
+        billing_stripe_faults::killed_at_each_step_of_a_credit_note,
+        credit_notes::an_open_invoice_asks_for_less,
+        credit_notes::a_paid_invoice_is_given_back,
+        credit_notes::disputes_are_recorded,
+        credit_notes::a_credit_note_is_a_document,
         finance::files_add_up,
         finance::documents_stay_as_they_were,
         finance::the_books_balance,
@@ -213,6 +220,7 @@ fn main() -> ExitCode {
         margin::own_months_are_priced_on_every_plan,
         sla::what_was_promised_and_not_kept_is_given_back,
         sla::promises_that_cannot_be_measured_are_refused,
+        dunning::a_refused_card_starts_dunning,
         stripe::every_invoice_is_compared,
         stripe::one_invoice_whatever_stripe_answers,
         stripe::the_same_bytes_are_sent_again,

@@ -20,8 +20,8 @@ const IN_TIME: Duration = Duration::from_secs(60);
 
 /// A workspace with Stripe keys and one consumer.
 pub struct Shop {
-    app: App,
-    workspace: WorkspaceId,
+    pub app: App,
+    pub workspace: WorkspaceId,
     consumer: ConsumerId,
     account: String,
     http: reqwest::Client,
@@ -85,7 +85,7 @@ impl Shop {
         run(
             "INSERT INTO invoices (id, workspace_id, consumer_id, subscription_id, kind, period_start, period_end, currency, subtotal_minor,
                                    tax_minor, total_minor, collect, due_days, seller, buyer, created_at)
-             VALUES ($3, $2, $4, $5, 'regular', $6::timestamptz, $7::timestamptz, 'USD', 6134 + $8::bigint, 1165, 7299 + $8::bigint, 'automatically', 14, '{}', '{}', $1)",
+             VALUES ($3, $2, $4, $5, 'regular', $6::timestamptz, $7::timestamptz, 'USD', 6134 + $8::bigint, 1165, 7299 + $8::bigint, 'automatically', 14, '{}', '{\"name\": \"initech\", \"email\": \"dev@initech.example\"}', $1)",
             &text(&[&invoice, &self.consumer, &subscription, &from, &to, &off_by]),
         )
         .await;
@@ -115,14 +115,14 @@ impl Shop {
         invoices::get(&mut conn, &self.workspace, id).await.expect("PostgreSQL").expect("it was issued")
     }
 
-    async fn when_pushed(&self, id: &InvoiceId) -> invoices::Invoice {
+    pub async fn when_pushed(&self, id: &InvoiceId) -> invoices::Invoice {
         eventually(&format!("the push of {id} ({})", self.account), IN_TIME, || async {
             Some(self.invoice(id).await).filter(|i| i.stripe_id.is_some())
         })
         .await
     }
 
-    async fn when_paid(&self, id: &InvoiceId) -> invoices::Invoice {
+    pub async fn when_paid(&self, id: &InvoiceId) -> invoices::Invoice {
         eventually(&format!("the payment of {id} ({})", self.account), IN_TIME, || async {
             Some(self.invoice(id).await).filter(|i| i.state == State::Paid)
         })
@@ -147,8 +147,31 @@ impl Shop {
         assert!(answer.status().is_success(), "{rule}: {:?}", answer.text().await);
     }
 
+    /// For the next hour no poll finds what happens at Stripe.
+    pub async fn hears_nothing(&self) {
+        sqlx::query("UPDATE stripe_settings SET next_poll_at = now() + interval '1 hour' WHERE workspace_id = $1")
+            .bind(self.workspace.as_str())
+            .execute(&self.app.pg)
+            .await
+            .expect("PostgreSQL");
+    }
+
+    /// What someone does in Stripe's dashboard.
+    pub async fn in_the_dashboard(&self, path: &str, form: &[(&str, &str)]) -> Value {
+        let key = uuid::Uuid::now_v7().to_string();
+        let request = self.http.post(format!("{}/v1/{path}", self.stripe())).bearer_auth(self.key()).header("idempotency-key", key);
+        let answer = request.form(form).send().await.expect("the double answers");
+        let (status, body) = (answer.status(), answer.json::<Value>().await.expect("JSON"));
+        assert!(status.is_success(), "{path}: {body}");
+        body
+    }
+
     /// A card, typed into Stripe's page by the consumer.
-    async fn give_card(&self) {
+    pub async fn give_card(&self) {
+        self.give_this_card("4242424242424242").await;
+    }
+
+    pub async fn give_this_card(&self, number: &str) {
         let page = stripe::checkout_setup_url(
             &self.app,
             &self.workspace,
@@ -161,7 +184,7 @@ impl Shop {
         let browser = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().expect("a client");
         let sent = browser
             .post(page)
-            .form(&[("cardNumber", "4242424242424242"), ("billingName", "Ini Tech"), ("cardExpiry", "12 / 40"), ("cardCvc", "123")])
+            .form(&[("cardNumber", number), ("billingName", "Ini Tech"), ("cardExpiry", "12 / 40"), ("cardCvc", "123")])
             .send();
         let back = sent.await.expect("the page answers");
         let back = back.headers().get("location").expect("the way back").to_str().expect("text").to_owned();
@@ -367,24 +390,13 @@ pub async fn every_invoice_is_compared(suite: &Suite) {
     let (agreed, voided) = (shop.issue(0).await, shop.issue(0).await);
     shop.when_pushed(&agreed).await;
     let there = shop.when_pushed(&voided).await.stripe_id.expect("pushed");
-    let post = async |path: String, form: &[(&str, &str)]| {
-        let key = uuid::Uuid::now_v7().to_string();
-        let request = shop.http.post(format!("{}/v1/{path}", shop.stripe())).bearer_auth(shop.key()).header("idempotency-key", key);
-        let answer = request.form(form).send().await.expect("the double answers");
-        assert!(answer.status().is_success(), "{path}");
-        answer.json::<Value>().await.expect("JSON")
-    };
     // No webhook is registered, and the poll comes later than this.
-    sqlx::query("UPDATE stripe_settings SET next_poll_at = now() + interval '1 hour' WHERE workspace_id = $1")
-        .bind(shop.workspace.as_str())
-        .execute(&app.pg)
-        .await
-        .expect("PostgreSQL");
-    post(format!("invoices/{there}/void"), &[]).await;
+    shop.hears_nothing().await;
+    shop.in_the_dashboard(&format!("invoices/{there}/void"), &[]).await;
     let customer = shop.at_stripe("customers").await[0]["id"].as_str().expect("an id").to_owned();
     let mark = shop.workspace.as_str().to_owned();
-    let copy = post(
-        "invoices".to_owned(),
+    let copy = shop.in_the_dashboard(
+        "invoices",
         &[
             ("customer", &customer),
             ("auto_advance", "false"),
@@ -393,7 +405,7 @@ pub async fn every_invoice_is_compared(suite: &Suite) {
         ],
     )
     .await;
-    post(format!("invoices/{}/finalize", copy["id"].as_str().expect("an id")), &[]).await;
+    shop.in_the_dashboard(&format!("invoices/{}/finalize", copy["id"].as_str().expect("an id")), &[]).await;
 
     assert!(reconcile::reconcile(app, &shop.workspace).await.expect("compares"));
     let summary = reconcile::summary(&app.pg, &shop.workspace).await.expect("PostgreSQL").expect("a run");

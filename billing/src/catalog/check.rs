@@ -21,6 +21,7 @@ use super::raw::{At, RawAddress, RawBilling, RawCatalog, RawConsumer, RawCost, R
 use crate::decision_policy::Policy;
 use crate::margin::costs::{Cost, ever};
 use crate::rating::PlanDefinition;
+use crate::close::numbers::PREFIX_MOST;
 use crate::rating::models::zero;
 use crate::revenue::missing_amounts;
 use crate::settings::{BillingSettings, LateUsage};
@@ -32,7 +33,7 @@ pub struct Catalog {
     pub workspace: String,
     pub currency: Currency,
     pub time_zone: Tz,
-    /// As stored with the workspace: name, address, tax_id, invoice_number_prefix.
+    /// As stored with the workspace: name, address, tax_id, and the prefixes of its numbers.
     pub seller: Value,
     pub taxes: Value,
     /// None: as it is.
@@ -90,8 +91,6 @@ pub struct SubscriptionEntry {
     pub from: DateTime<Utc>,
 }
 
-/// The longest prefix that leaves room for the number in Stripe's 26 characters.
-const PREFIX_MAX: usize = 16;
 
 pub fn check(raw: &RawCatalog) -> Result<Catalog, Vec<CatalogError>> {
     let mut errors = Errors::default();
@@ -169,13 +168,15 @@ fn unique<'a>(names: impl Iterator<Item = (&'a At<String>, String)>, what: &str,
 
 fn seller(raw: &RawSeller, errors: &mut Errors) -> Value {
     let mut seller = json!({ "name": raw.name.value });
-    if let Some(prefix) = &raw.invoice_number_prefix {
-        let fits = prefix.value.len() <= PREFIX_MAX && prefix.value.bytes().all(|b| b.is_ascii_alphanumeric() || b"-/_.".contains(&b));
+    let prefixes =
+        [("invoice_number_prefix", &raw.invoice_number_prefix), ("credit_note_number_prefix", &raw.credit_note_number_prefix)];
+    for (name, prefix) in prefixes.into_iter().filter_map(|(name, prefix)| Some((name, prefix.as_ref()?))) {
+        let fits = prefix.value.len() <= PREFIX_MOST && prefix.value.bytes().all(|b| b.is_ascii_alphanumeric() || b"-/_.".contains(&b));
         if !fits {
-            let message = format!("has at most {PREFIX_MAX} letters, digits and `-`, `/`, `_`, `.`");
-            errors.at(prefix, "seller.invoice_number_prefix", message);
+            let message = format!("has at most {PREFIX_MOST} letters, digits and `-`, `/`, `_`, `.`");
+            errors.at(prefix, &format!("seller.{name}"), message);
         }
-        seller["invoice_number_prefix"] = json!(prefix.value);
+        seller[name] = json!(prefix.value);
     }
     if let Some(tax_id) = &raw.tax_id {
         seller["tax_id"] = json!(tax_id.value);

@@ -46,6 +46,7 @@ pub struct RawSeller {
     pub address: Option<RawAddress>,
     pub tax_id: Option<At<String>>,
     pub invoice_number_prefix: Option<At<String>>,
+    pub credit_note_number_prefix: Option<At<String>>,
 }
 
 #[derive(Debug, Deserialize)]

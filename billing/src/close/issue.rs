@@ -7,10 +7,8 @@ use farebox_core::workspace::Workspace;
 use serde_json::json;
 use sqlx::{Acquire, PgConnection};
 
+use super::numbers;
 use crate::{BillingError, faults};
-
-/// Where a workspace's seller names no prefix.
-const DEFAULT_PREFIX: &str = "INV-";
 
 /// What a payment provider collects at least, in minor units; less is carried to the next invoice. Stripe's figures.
 fn smallest_collectable(currency: &str) -> i64 {
@@ -39,17 +37,7 @@ pub async fn issue(conn: &mut PgConnection, workspace: &Workspace, id: &InvoiceI
     .fetch_optional(&mut *transaction)
     .await?;
     let Some(draft) = draft else { return Ok(false) };
-    let prefix = workspace.seller.get("invoice_number_prefix").and_then(|p| p.as_str()).unwrap_or(DEFAULT_PREFIX);
-    // The row stays locked until the commit: numbers are given one after the other.
-    let number = sqlx::query_scalar!(
-        "INSERT INTO number_series (workspace_id, prefix, last) VALUES ($1, $2, 1)
-         ON CONFLICT (workspace_id, prefix) DO UPDATE SET last = number_series.last + 1 RETURNING last",
-        workspace.id.as_str(),
-        prefix
-    )
-    .fetch_one(&mut *transaction)
-    .await?;
-    let number = format!("{prefix}{number:06}");
+    let number = numbers::next(&mut transaction, &workspace.id, &numbers::invoice_prefix(&workspace.seller)).await?;
     let carried = draft.total_minor < 0 || (draft.total_minor > 0 && draft.total_minor < smallest_collectable(&draft.currency));
     let due_at = if draft.collect == "automatically" { now } else { now + TimeDelta::days(i64::from(draft.due_days)) };
     sqlx::query!(

@@ -14,6 +14,7 @@ pub mod checklist;
 mod draft;
 mod interim;
 mod issue;
+pub(crate) mod numbers;
 mod report;
 mod schedule;
 

@@ -15,13 +15,14 @@ pub fn router(app: &App) -> OpenApiRouter {
     OpenApiRouter::new().routes(routes!(get)).with_state(app.clone())
 }
 
+/// In which medium.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
-struct Wanted {
+pub struct Wanted {
     /// pdf (default), html, json, or ubl (UBL 2.1 by EN 16931).
     #[serde(default)]
-    format: Medium,
+    pub format: Medium,
 }
 
 /// The invoice as a document. For an issued invoice always the same bytes.

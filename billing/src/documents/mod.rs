@@ -1,4 +1,4 @@
-//! An invoice as a document: one [`model`], as PDF ([`pdf`]), HTML, JSON, and e-invoice ([`ubl`]).
+//! An invoice or a credit note as a document: one [`model`], as PDF ([`pdf`]), HTML, JSON, and e-invoice ([`ubl`]).
 //!
 //! A document says what was sealed when the invoice was issued, never how it is paid, so it never changes: its bytes are
 //! kept when it is first made ([`store`]) and are served from then on, whatever later versions of Farebox would print.
@@ -11,6 +11,6 @@ mod store;
 mod ubl;
 mod view;
 
-pub use http::router;
+pub use http::{Wanted, router};
 pub use model::{Document, document};
-pub use store::{Medium, get};
+pub use store::{Medium, get, of_credit_note};

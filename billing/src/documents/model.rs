@@ -10,7 +10,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::BillingError;
-use crate::invoices::{Invoice, InvoiceLine, State};
+use crate::credit_notes::{CreditNote, Settles};
+use crate::invoices::{Invoice, InvoiceLine, InvoiceTax, State};
 use crate::rating::LineKind;
 use crate::rating::plan::Collect;
 
@@ -18,6 +19,9 @@ use crate::rating::plan::Collect;
 pub struct Document {
     pub title: String,
     pub invoice: InvoiceId,
+    /// Of a credit note: the number of the invoice that it corrects.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub corrects: Option<String>,
     /// `Draft` before there is one.
     pub number: String,
     /// DRAFT or VOID, across every page.
@@ -115,6 +119,7 @@ pub fn document(invoice: &Invoice, zone: Tz) -> Result<Document, BillingError> {
     Ok(Document {
         title: if invoice.total.minor < 0 { "Credit" } else { "Invoice" }.to_owned(),
         invoice: invoice.id.clone(),
+        corrects: None,
         number: invoice.number.clone().unwrap_or_else(|| "Draft".to_owned()),
         watermark: match invoice.state {
             State::Draft => Some("DRAFT".to_owned()),
@@ -136,6 +141,61 @@ pub fn document(invoice: &Invoice, zone: Tz) -> Result<Document, BillingError> {
         seller,
         buyer,
     })
+}
+
+/// A credit note says what its invoice says of the lines it takes back, in positive amounts.
+pub fn credit_note_document(note: &CreditNote, invoice: &Invoice, zone: Tz) -> Result<Document, BillingError> {
+    let mut document = document(&as_invoice(note, invoice), zone)?;
+    document.title = "Credit note".to_owned();
+    document.corrects = Some(note.invoice_number.clone());
+    document.due_on = None;
+    document.notes = note.memo.iter().cloned().chain(invoice.tax_note.clone()).chain([what_it_does(note)]).collect();
+    Ok(document)
+}
+
+fn what_it_does(note: &CreditNote) -> String {
+    let number = &note.invoice_number;
+    match note.settles {
+        Settles::Open => format!("So much less is to be paid of invoice {number}."),
+        Settles::Refund => "The amount is paid back to the payment method that was charged.".to_owned(),
+        Settles::Balance => "The amount is kept as a balance, which the next invoices use.".to_owned(),
+        Settles::OutOfBand => "The amount was, or is being, paid back.".to_owned(),
+    }
+}
+
+/// In the shape of an invoice, so that both are written by the same hand.
+pub fn as_invoice(note: &CreditNote, invoice: &Invoice) -> Invoice {
+    let zero = Money::zero(note.currency);
+    let lines = (0..).zip(&note.lines).map(|(position, part)| InvoiceLine {
+        position,
+        quantity: BigDecimal::from(1),
+        amount: part.amount,
+        discount: zero,
+        credit: zero,
+        tax: part.of.tax.clone().map(|tax| InvoiceTax { amount: part.tax, ..tax }),
+        explanation: if part.amount == part.of.left() {
+            format!("All of it, as on invoice {}", note.invoice_number)
+        } else {
+            format!("{} of {} on invoice {}", part.amount, part.of.left(), note.invoice_number)
+        },
+        proof: None,
+        basis: None,
+        ..part.of.clone()
+    });
+    Invoice {
+        number: note.number.clone(),
+        state: State::Issued,
+        subtotal: note.subtotal,
+        tax: note.tax,
+        total: note.total,
+        credited: zero,
+        created_at: note.created_at,
+        issued_at: note.issued_at,
+        due_at: None,
+        paid_at: None,
+        lines: lines.collect(),
+        ..invoice.clone()
+    }
 }
 
 fn days(period: Period, zone: Tz) -> Days {

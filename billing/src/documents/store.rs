@@ -1,20 +1,20 @@
 //! Documents as they were first made.
 
 use askama::Template;
-use chrono_tz::Tz;
+use chrono::{DateTime, Utc};
 use farebox_core::App;
 use farebox_core::clock;
-use farebox_core::ids::InvoiceId;
+use farebox_core::ids::{CreditNoteId, InvoiceId};
 use farebox_core::workspace::Workspace;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
-use super::model::document;
+use super::model::{Document, credit_note_document, document};
 use super::pdf;
-use super::ubl::ubl;
+use super::ubl::{credit_note_ubl, ubl};
 use super::view::View;
-use crate::BillingError;
-use crate::invoices::{self, Invoice, State};
+use crate::invoices::{self, State};
+use crate::{BillingError, credit_notes};
 
 /// Typesetting takes a processor's whole attention.
 static TURNS: Semaphore = Semaphore::const_new(2);
@@ -40,6 +40,10 @@ impl Medium {
         }
     }
 
+    fn extension(self) -> &'static str {
+        if self == Self::Ubl { "xml" } else { self.as_str() }
+    }
+
     pub fn media_type(self) -> &'static str {
         match self {
             Self::Pdf => "application/pdf",
@@ -62,8 +66,7 @@ pub struct File {
 pub async fn get(app: &App, workspace: &Workspace, id: &InvoiceId, medium: Medium) -> Result<Option<File>, BillingError> {
     let mut conn = app.pg.acquire().await?;
     let Some(invoice) = invoices::get(&mut conn, &workspace.id, id).await? else { return Ok(None) };
-    let extension = if medium == Medium::Ubl { "xml" } else { medium.as_str() };
-    let name = format!("{}.{extension}", file_name(invoice.number.as_deref().unwrap_or("draft")));
+    let name = format!("{}.{}", file_name(invoice.number.as_deref().unwrap_or("draft")), medium.extension());
     let file = |bytes| Ok(Some(File { name, medium, bytes }));
     let variant = if invoice.state == State::Void { "void" } else { "issued" };
     let kept = sqlx::query_scalar!(
@@ -79,7 +82,13 @@ pub async fn get(app: &App, workspace: &Workspace, id: &InvoiceId, medium: Mediu
         return file(bytes);
     }
     drop(conn);
-    let bytes = make(&invoice, workspace.time_zone, medium).await?;
+    let bytes = match medium {
+        Medium::Ubl => ubl(&invoice, workspace.time_zone)?.into_bytes(),
+        _ => {
+            let made_at = invoice.issued_at.unwrap_or(invoice.created_at);
+            make(document(&invoice, workspace.time_zone)?, id.as_str(), made_at, medium).await?
+        }
+    };
     if invoice.state == State::Draft {
         return file(bytes);
     }
@@ -108,17 +117,56 @@ pub async fn get(app: &App, workspace: &Workspace, id: &InvoiceId, medium: Mediu
     file(kept)
 }
 
-async fn make(invoice: &Invoice, zone: Tz, medium: Medium) -> Result<Vec<u8>, BillingError> {
+/// None when there is no such credit note. Pending and refused ones are no documents.
+pub async fn of_credit_note(app: &App, workspace: &Workspace, id: &CreditNoteId, medium: Medium) -> Result<Option<File>, BillingError> {
+    let mut conn = app.pg.acquire().await?;
+    let Some(note) = credit_notes::get(&mut conn, &workspace.id, id).await? else { return Ok(None) };
+    let (Some(number), Some(issued_at)) = (&note.number, note.issued_at) else {
+        return Err(BillingError::conflict("not-issued", "This credit note is not issued: there is no document of it."));
+    };
+    let invoice = invoices::get(&mut conn, &workspace.id, &note.invoice).await?.ok_or(BillingError::NotFound("invoice"))?;
+    drop(conn);
+    let name = format!("{}.{}", file_name(number), medium.extension());
+    let kept = async || {
+        sqlx::query_scalar!(
+            "SELECT bytes FROM credit_note_documents WHERE workspace_id = $1 AND credit_note_id = $2 AND medium = $3",
+            workspace.id.as_str(),
+            id.as_str(),
+            medium.as_str()
+        )
+        .fetch_optional(&app.pg)
+        .await
+    };
+    if let Some(bytes) = kept().await? {
+        return Ok(Some(File { name, medium, bytes }));
+    }
+    let bytes = match medium {
+        Medium::Ubl => credit_note_ubl(&note, &invoice, workspace.time_zone)?.into_bytes(),
+        _ => make(credit_note_document(&note, &invoice, workspace.time_zone)?, id.as_str(), issued_at, medium).await?,
+    };
+    sqlx::query!(
+        "INSERT INTO credit_note_documents (credit_note_id, workspace_id, medium, bytes, made_at) VALUES ($1, $2, $3, $4, $5)
+         ON CONFLICT DO NOTHING",
+        id.as_str(),
+        workspace.id.as_str(),
+        medium.as_str(),
+        bytes,
+        clock::now()
+    )
+    .execute(&app.pg)
+    .await?;
+    Ok(kept().await?.map(|bytes| File { name, medium, bytes }))
+}
+
+async fn make(document: Document, id: &str, made_at: DateTime<Utc>, medium: Medium) -> Result<Vec<u8>, BillingError> {
     let failed = |error: &dyn std::fmt::Display| BillingError::unreadable("a document", error);
     match medium {
-        Medium::Ubl => ubl(invoice, zone).map(String::into_bytes),
-        Medium::Json => serde_json::to_vec_pretty(&document(invoice, zone)?).map_err(|e| failed(&e)),
-        Medium::Html => View::new(&document(invoice, zone)?).render().map(String::into_bytes).map_err(|e| failed(&e)),
+        Medium::Json | Medium::Ubl => serde_json::to_vec_pretty(&document).map_err(|e| failed(&e)),
+        Medium::Html => View::new(&document).render().map(String::into_bytes).map_err(|e| failed(&e)),
         Medium::Pdf => {
-            let (view, id) = (View::new(&document(invoice, zone)?), invoice.id.clone());
-            let made_at = invoice.issued_at.unwrap_or(invoice.created_at);
+            let (view, id) = (View::new(&document), id.to_owned());
             let _turn = TURNS.acquire().await.map_err(|e| failed(&e))?;
-            tokio::task::spawn_blocking(move || pdf::print(&view, id.as_str(), made_at)).await.map_err(|e| failed(&e))?
+            tokio::task::spawn_blocking(move || pdf::print(&view, &id, made_at)).await.map_err(|e| failed(&e))?
         }
     }
 }

@@ -1,4 +1,4 @@
-//! An issued invoice as UBL 2.1 by EN 16931, the European norm of electronic invoices (with Peppol's business process, so
+//! An issued invoice or credit note as UBL 2.1 by EN 16931, the European norm of electronic invoices (with Peppol's business process, so
 //! that access points take it). Texts in parentheses are the norm's terms and rules.
 //!
 //! Each of our lines is one line of quantity 1 (or -1, for what is given back) at the price of its net amount, since our
@@ -12,8 +12,9 @@ use chrono_tz::Tz;
 use farebox_core::money::{Money, plain};
 use farebox_core::period::local_date;
 
-use super::model::{Days, Document, Party, document, is_reverse_charge};
+use super::model::{Days, Document, Party, as_invoice, credit_note_document, document, is_reverse_charge};
 use crate::BillingError;
+use crate::credit_notes::CreditNote;
 use crate::invoices::{Invoice, InvoiceLine, State};
 use crate::rating::LineKind;
 use crate::rating::plan::Collect;
@@ -35,14 +36,38 @@ struct Group {
 
 /// Says what is missing when the norm asks for more than the invoice has.
 pub fn ubl(invoice: &Invoice, zone: Tz) -> Result<String, BillingError> {
-    let refused = |detail: String| BillingError::conflict("no-e-invoice", detail);
     if matches!(invoice.state, State::Draft | State::Void) {
-        return Err(refused("Only an issued invoice that is not void can be an e-invoice.".to_owned()));
+        let detail = "Only an issued invoice that is not void can be an e-invoice.";
+        return Err(BillingError::conflict("no-e-invoice", detail));
     }
+    let document = document(invoice, zone)?;
+    write(invoice, &document, &INVOICE, zone)
+}
+
+/// A credit note in the same norm, naming the invoice that it corrects (BG-3).
+pub fn credit_note_ubl(note: &CreditNote, invoice: &Invoice, zone: Tz) -> Result<String, BillingError> {
+    let document = credit_note_document(note, invoice, zone)?;
+    write(&as_invoice(note, invoice), &document, &CREDIT_NOTE, zone)
+}
+
+/// What differs between both kinds of documents.
+struct Shape {
+    root: &'static str,
+    type_code: (&'static str, &'static str),
+    line: &'static str,
+    quantity: &'static str,
+}
+
+const INVOICE: Shape =
+    Shape { root: "Invoice", type_code: ("cbc:InvoiceTypeCode", "380"), line: "cac:InvoiceLine", quantity: "cbc:InvoicedQuantity" };
+const CREDIT_NOTE: Shape =
+    Shape { root: "CreditNote", type_code: ("cbc:CreditNoteTypeCode", "381"), line: "cac:CreditNoteLine", quantity: "cbc:CreditedQuantity" };
+
+fn write(invoice: &Invoice, document: &Document, shape: &Shape, zone: Tz) -> Result<String, BillingError> {
+    let refused = |detail: String| BillingError::conflict("no-e-invoice", detail);
     if invoice.currency.exponent() > 2 {
         return Err(refused(format!("EN 16931 knows amounts of two decimals, and {} has more.", invoice.currency)));
     }
-    let document = document(invoice, zone)?;
     for (who, party, fix) in [
         ("seller", &document.seller, "Set `seller.address.country` in the catalogue; it holds for invoices issued from then on."),
         ("buyer", &document.buyer, "Set the consumer's `address.country`; it holds for invoices issued from then on."),
@@ -51,12 +76,13 @@ pub fn ubl(invoice: &Invoice, zone: Tz) -> Result<String, BillingError> {
             return Err(refused(format!("EN 16931 asks for the {who}'s country, which this invoice does not have. {fix}")));
         }
     }
-    Writer { invoice, document: &document, zone, xml: String::new() }.write()
+    Writer { invoice, document, shape, zone, xml: String::new() }.write()
 }
 
 struct Writer<'a> {
     invoice: &'a Invoice,
     document: &'a Document,
+    shape: &'a Shape,
     zone: Tz,
     xml: String,
 }
@@ -67,24 +93,44 @@ impl Writer<'_> {
             self.invoice.lines.iter().partition(|line| !matches!(line.kind, LineKind::Carried | LineKind::Credit));
         let groups = self.groups(&lines)?;
         let out_of_scope = groups.iter().any(|group| group.category.code == "O");
-        self.xml.push_str(HEAD);
+        let _ = write!(self.xml, "{DECLARATION}<{root} xmlns=\"urn:oasis:names:specification:ubl:schema:xsd:{root}-2\" {NAMES}>", root = self.shape.root);
         self.text("cbc:CustomizationID", "urn:cen.eu:en16931:2017#compliant#urn:fdc:peppol.eu:2017:poacc:billing:3.0");
         self.text("cbc:ProfileID", "urn:fdc:peppol.eu:2017:poacc:billing:01:1.0");
         self.text("cbc:ID", &self.document.number.clone());
         if let Some(on) = self.document.issued_on {
             self.text("cbc:IssueDate", &on.to_string());
         }
+        let is_invoice = self.document.corrects.is_none();
         let due = self.invoice.due_at.or(self.invoice.issued_at).map(|at| local_date(at, self.zone));
-        if let Some(due) = due {
+        if let Some(due) = due.filter(|_| is_invoice) {
             self.text("cbc:DueDate", &due.to_string());
         }
-        self.text("cbc:InvoiceTypeCode", "380");
+        let (name, code) = self.shape.type_code;
+        self.text(name, code);
         self.text("cbc:Note", &self.document.notes.join(" "));
         self.text("cbc:DocumentCurrencyCode", self.invoice.currency.code());
         self.text("cbc:BuyerReference", self.invoice.consumer.as_str());
         self.period(self.document.period);
+        if let Some(number) = &self.document.corrects {
+            self.xml.push_str("<cac:BillingReference><cac:InvoiceDocumentReference>");
+            self.text("cbc:ID", &number.clone());
+            self.xml.push_str("</cac:InvoiceDocumentReference></cac:BillingReference>");
+        }
         self.party("cac:AccountingSupplierParty", &self.document.seller.clone(), out_of_scope);
         self.party("cac:AccountingCustomerParty", &self.document.buyer.clone(), out_of_scope);
+        if is_invoice {
+            self.payment_means();
+        }
+        self.totals(&groups, &carried)?;
+        for (index, line) in lines.iter().enumerate() {
+            let category = self.category(line);
+            self.line(index + 1, line, &category)?;
+        }
+        let _ = writeln!(self.xml, "</{}>", self.shape.root);
+        Ok(self.xml)
+    }
+
+    fn payment_means(&mut self) {
         let (means, name) = match self.invoice.collect {
             Collect::Automatically => ("48", "Bank card"),
             Collect::SendInvoice => ("30", "Credit transfer"),
@@ -92,13 +138,6 @@ impl Writer<'_> {
         let _ = write!(self.xml, "<cac:PaymentMeans><cbc:PaymentMeansCode name=\"{name}\">{means}</cbc:PaymentMeansCode>");
         self.text("cbc:PaymentID", &self.document.number.clone());
         self.xml.push_str("</cac:PaymentMeans>");
-        self.totals(&groups, &carried)?;
-        for (index, line) in lines.iter().enumerate() {
-            let category = self.category(line);
-            self.line(index + 1, line, &category)?;
-        }
-        self.xml.push_str("</Invoice>\n");
-        Ok(self.xml)
     }
 
     /// The tax of a line: standard (S), zero (Z), reverse charge (AE), exempt (E), or out of scope (O).
@@ -171,9 +210,10 @@ impl Writer<'_> {
     fn line(&mut self, number: usize, line: &InvoiceLine, category: &Category) -> Result<(), BillingError> {
         let net = line.net();
         let (quantity, price) = if net.minor < 0 { ("-1", Money::zero(net.currency).checked_sub(net)?) } else { ("1", net) };
-        self.xml.push_str("<cac:InvoiceLine>");
+        let Shape { line: element, quantity: counted, .. } = *self.shape;
+        let _ = write!(self.xml, "<{element}>");
         self.text("cbc:ID", &number.to_string());
-        let _ = write!(self.xml, "<cbc:InvoicedQuantity unitCode=\"C62\">{quantity}</cbc:InvoicedQuantity>");
+        let _ = write!(self.xml, "<{counted} unitCode=\"C62\">{quantity}</{counted}>");
         self.amount("cbc:LineExtensionAmount", net);
         self.period(self.document.lines[line_index(self.invoice, line)].days);
         self.xml.push_str("<cac:Item>");
@@ -183,7 +223,7 @@ impl Writer<'_> {
         self.tax_category("cac:ClassifiedTaxCategory", category, false);
         self.xml.push_str("</cac:Item><cac:Price>");
         self.amount("cbc:PriceAmount", price);
-        self.xml.push_str("</cac:Price></cac:InvoiceLine>");
+        let _ = write!(self.xml, "</cac:Price></{element}>");
         Ok(())
     }
 
@@ -259,9 +299,9 @@ fn line_index(invoice: &Invoice, line: &InvoiceLine) -> usize {
     invoice.lines.iter().position(|other| other.id == line.id).expect("a line is one of its invoice's")
 }
 
-const HEAD: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Invoice xmlns=\"urn:oasis:names:specification:ubl:schema:xsd:Invoice-2\" \
-     xmlns:cac=\"urn:oasis:names:specification:ubl:schema:xsd:CommonAggregateComponents-2\" \
-     xmlns:cbc=\"urn:oasis:names:specification:ubl:schema:xsd:CommonBasicComponents-2\">";
+const DECLARATION: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n";
+const NAMES: &str = "xmlns:cac=\"urn:oasis:names:specification:ubl:schema:xsd:CommonAggregateComponents-2\" \
+     xmlns:cbc=\"urn:oasis:names:specification:ubl:schema:xsd:CommonBasicComponents-2\"";
 
 /// Markup escaped, and what XML 1.0 cannot hold replaced.
 fn escaped(text: &str) -> String {

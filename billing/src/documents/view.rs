@@ -43,6 +43,7 @@ pub struct ViewLine {
 impl View {
     pub fn new(document: &Document) -> Self {
         let mut facts = vec![("Number".to_owned(), document.number.clone())];
+        facts.extend(document.corrects.iter().map(|number| ("Corrects invoice".to_owned(), number.clone())));
         facts.extend(document.issued_on.map(|on| ("Issued".to_owned(), date(on))));
         facts.extend(document.due_on.map(|on| ("Due".to_owned(), date(on))));
         facts.push(("Period".to_owned(), days(document.period)));

@@ -2,7 +2,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use chrono::{DateTime, Utc};
 use farebox_core::auth::{Caller, Scope};
-use farebox_core::http::Json;
+use farebox_core::http::{Json, Page};
 use farebox_core::ids::ConsumerId;
 use farebox_core::problem::Problem;
 use farebox_core::{App, audit_log};
@@ -11,10 +11,12 @@ use serde_json::json;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::failed::{self, FailedPayment};
 use super::policy::{self, Policy};
+use crate::http::Params;
 
 pub fn router(app: &App) -> OpenApiRouter {
-    OpenApiRouter::new().routes(routes!(get, put)).routes(routes!(pause, resume)).with_state(app.clone())
+    OpenApiRouter::new().routes(routes!(get, put)).routes(routes!(pause, resume)).routes(routes!(failed_payments)).with_state(app.clone())
 }
 
 /// What is done about unpaid invoices.
@@ -37,6 +39,27 @@ async fn put(State(app): State<App>, Caller(caller): Caller, Json(new): Json<Pol
     audit_log::record(&mut tx, &caller.workspace, caller.token.as_str(), "dunning.set", caller.workspace.as_str(), &detail).await?;
     tx.commit().await?;
     Ok(axum::Json(new))
+}
+
+#[derive(Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+struct Of {
+    /// Of this consumer (id).
+    consumer: Option<String>,
+}
+
+/// Invoices whose payment failed, and how that stands: open ones first.
+#[utoipa::path(
+    get, path = "/api/v1/dunning/failed-payments", tag = "dunning", params(Of), responses((status = 200, body = Page<FailedPayment>))
+)]
+async fn failed_payments(
+    State(app): State<App>,
+    Caller(caller): Caller,
+    Params(of): Params<Of>,
+) -> Result<axum::Json<Page<FailedPayment>>, Problem> {
+    caller.require(Scope::Finance)?;
+    let data = failed::list(&mut *app.pg.acquire().await?, &caller.workspace, of.consumer.as_deref()).await?;
+    Ok(axum::Json(Page { data, next_cursor: None }))
 }
 
 #[derive(Deserialize, utoipa::ToSchema)]

@@ -1,4 +1,4 @@
-//! Invoices and reminders by e-mail: what is due is queued, each once, and sent with the invoice's PDF.
+//! Invoices, reminders and news of failed payments by e-mail: what is due is queued, each once, and sent with the invoice's PDF.
 //!
 //! A mail is marked as sent after the server took it; what dies in between is sent again under the same Message-ID. A
 //! reminder whose invoice was paid meanwhile is dropped, and of several that are overdue at once only the last is sent.
@@ -87,6 +87,39 @@ async fn queue(pg: &PgPool, workspace: &Workspace) -> Result<(), BillingError> {
     )
     .execute(pg)
     .await?;
+    queue_failed(pg, workspace, now).await
+}
+
+/// Payments that failed: asked for on the policy's days, of those that have come the last; and thanked for once paid, where
+/// something was asked.
+async fn queue_failed(pg: &PgPool, workspace: &Workspace, now: DateTime<Utc>) -> Result<(), BillingError> {
+    sqlx::query!(
+        "INSERT INTO invoice_mails (workspace_id, invoice_id, kind, day, next_at, created_at)
+         SELECT f.workspace_id, f.invoice_id, 'payment_failed', max(d.day), $3, $3
+         FROM failed_payments f LEFT JOIN dunning_policies p USING (workspace_id)
+         CROSS JOIN LATERAL unnest(coalesce(p.failed_mail_days, '{0,3,7}')) AS d (day)
+         WHERE f.workspace_id = $1 AND f.closed_at IS NULL AND f.opened_at + make_interval(days => d.day) <= $2
+           AND NOT EXISTS (SELECT FROM dunning_pauses h WHERE h.workspace_id = f.workspace_id AND h.consumer_id = f.consumer_id AND h.until > $2)
+         GROUP BY f.workspace_id, f.invoice_id
+         HAVING max(d.day) > coalesce((SELECT max(m.day) FROM invoice_mails m WHERE m.invoice_id = f.invoice_id AND m.kind = 'payment_failed'), -1)
+         ON CONFLICT ON CONSTRAINT invoice_mails_once DO NOTHING",
+        workspace.id.as_str(),
+        now,
+        clock::now()
+    )
+    .execute(pg)
+    .await?;
+    sqlx::query!(
+        "INSERT INTO invoice_mails (workspace_id, invoice_id, kind, next_at, created_at)
+         SELECT f.workspace_id, f.invoice_id, 'recovered', $2, $2 FROM failed_payments f
+         WHERE f.workspace_id = $1 AND f.outcome = 'recovered'
+           AND EXISTS (SELECT FROM invoice_mails m WHERE m.invoice_id = f.invoice_id AND m.kind = 'payment_failed' AND m.state = 'sent')
+         ON CONFLICT ON CONSTRAINT invoice_mails_once DO NOTHING",
+        workspace.id.as_str(),
+        clock::now()
+    )
+    .execute(pg)
+    .await?;
     Ok(())
 }
 
@@ -121,7 +154,7 @@ async fn carry(app: &App, mailer: &Mailer, workspace: &Workspace, queued: &Queue
     let invoice = invoice.ok_or(BillingError::NotFound("invoice"))?;
     let to = invoice.buyer.get("email").and_then(|email| email.as_str()).map(str::to_owned);
     let (state, error) = match to {
-        _ if queued.kind == "reminder" && invoice.state != State::Issued => ("dropped", Some("the invoice is settled".to_owned())),
+        _ if matches!(queued.kind.as_str(), "reminder" | "payment_failed") && invoice.state != State::Issued => ("dropped", Some("the invoice is settled".to_owned())),
         _ if invoice.state == State::Void => ("dropped", Some("the invoice is void".to_owned())),
         None => ("dropped", Some("the buyer has no e-mail address".to_owned())),
         Some(to) => {
@@ -159,7 +192,7 @@ fn words(workspace: &Workspace, invoice: &Invoice, kind: &str, now: DateTime<Utc
     let number = invoice.number.as_deref().unwrap_or_default();
     let seller = invoice.seller.get("name").and_then(|name| name.as_str()).unwrap_or(&workspace.display_name);
     let day = |at: DateTime<Utc>| at.with_timezone(&workspace.time_zone).format("%-d %B %Y").to_string();
-    let total = format!("{} {}", invoice.currency, invoice.total);
+    let total = format!("{} {}", invoice.currency, if kind == "invoice" { invoice.total } else { invoice.due() });
     let due = invoice.due_at.map_or_else(String::new, day);
     let pay = invoice.hosted_url.clone().unwrap_or_else(|| format!("{base}/invoices/{}", invoice.id));
     if kind == "invoice" {
@@ -170,6 +203,18 @@ fn words(workspace: &Workspace, invoice: &Invoice, kind: &str, now: DateTime<Utc
             format!("It is due on {due}. To pay it or see what is behind each line: {pay}")
         };
         return (subject, format!("Your invoice {number} from {seller} comes to {total}.\n{how}\n\nThe invoice is attached.\n"));
+    }
+    if kind == "recovered" {
+        let subject = format!("Paid: invoice {number} from {seller}");
+        return (subject, format!("Thank you: the payment of {total} for invoice {number} from {seller} has arrived. Nothing is left to do.\n"));
+    }
+    if kind == "payment_failed" {
+        let subject = format!("Payment failed: invoice {number} from {seller}");
+        let text = format!(
+            "The payment of {total} for invoice {number} from {seller} was declined.\nPlease pay it here, or give another card in your account, \
+             which is then charged: {pay}\n\nThe invoice is attached.\n"
+        );
+        return (subject, text);
     }
     let late = invoice.due_at.map_or(0, |at| (now - at).num_days().max(0));
     let since = match late {

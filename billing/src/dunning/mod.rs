@@ -1,6 +1,7 @@
-//! What is done about unpaid invoices: when the payer is reminded ([`mails`]), and when not
-//! ([`policy`]).
+//! What is done about unpaid invoices: when the payer is reminded ([`mails`]) and when not ([`policy`]), and what begins by
+//! itself when a payment fails ([`failed`]).
 
+pub mod failed;
 mod http;
 pub mod mails;
 mod policy;

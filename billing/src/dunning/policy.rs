@@ -11,8 +11,8 @@ use crate::BillingError;
 const MOST_REMINDERS: usize = 12;
 const LONGEST_DAYS: i32 = 3650;
 
-/// Days are counted from an invoice's due date.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+/// Days are counted from an invoice's due date, or from the first time its payment failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = DunningPolicy)]
 pub struct Policy {
@@ -22,24 +22,46 @@ pub struct Policy {
     /// Whether invoices are mailed to their payers, those issued after it was switched on.
     #[serde(default)]
     pub mail_invoices: bool,
+    /// On which days after a payment failed the payer is asked for another way to pay, ascending; 0 is the day it failed.
+    #[serde(default = "failed_mail_days")]
+    pub failed_mail_days: Vec<i32>,
+    /// So many days after a payment failed calls are refused with 402, until it is paid; never unless given.
+    #[serde(default)]
+    pub restrict_after_days: Option<i32>,
+}
+
+fn failed_mail_days() -> Vec<i32> {
+    vec![0, 3, 7]
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { remind_after_days: Vec::new(), mail_invoices: false, failed_mail_days: failed_mail_days(), restrict_after_days: None }
+    }
 }
 
 impl Policy {
     fn check(&self) -> Result<(), BillingError> {
         let days = 0..=LONGEST_DAYS;
-        let ascending = self.remind_after_days.is_sorted_by(|a, b| a < b);
-        if self.remind_after_days.len() > MOST_REMINDERS || !ascending || !self.remind_after_days.iter().all(|day| days.contains(day)) {
-            return Err(BillingError::invalid("/remind_after_days", "must be at most 12 different days after the due date, ascending"));
+        for (field, given) in [("/remind_after_days", &self.remind_after_days), ("/failed_mail_days", &self.failed_mail_days)] {
+            let ascending = given.is_sorted_by(|a, b| a < b);
+            if given.len() > MOST_REMINDERS || !ascending || !given.iter().all(|day| days.contains(day)) {
+                return Err(BillingError::invalid(field, "must be at most 12 different days, ascending, 0 to 3650"));
+            }
+        }
+        if self.restrict_after_days.is_some_and(|after| !days.contains(&after)) {
+            return Err(BillingError::invalid("/restrict_after_days", "must be 0 to 3650 days"));
         }
         Ok(())
     }
 }
 
-/// The workspace's own, or the one without any step.
+/// The workspace's own, or the one whose only step is to ask for another way to pay when a payment failed.
 pub async fn policy(conn: &mut PgConnection, ws: &WorkspaceId) -> Result<Policy, BillingError> {
     let found = sqlx::query_as!(
         Policy,
-        r#"SELECT remind_after_days, invoices_since IS NOT NULL AS "mail_invoices!" FROM dunning_policies WHERE workspace_id = $1"#,
+        r#"SELECT remind_after_days, invoices_since IS NOT NULL AS "mail_invoices!", failed_mail_days, restrict_after_days
+           FROM dunning_policies WHERE workspace_id = $1"#,
         ws.as_str()
     )
     .fetch_optional(conn)
@@ -50,14 +72,16 @@ pub async fn policy(conn: &mut PgConnection, ws: &WorkspaceId) -> Result<Policy,
 pub async fn set_policy(conn: &mut PgConnection, ws: &WorkspaceId, policy: &Policy) -> Result<(), BillingError> {
     policy.check()?;
     sqlx::query!(
-        "INSERT INTO dunning_policies (workspace_id, remind_after_days, invoices_since, updated_at)
-         SELECT $1, $2, CASE WHEN $3 THEN $4::timestamptz + make_interval(secs => w.clock_ahead_s) END, $4 FROM workspaces w WHERE w.id = $1
-         ON CONFLICT (workspace_id) DO UPDATE SET remind_after_days = $2, updated_at = $4,
+        "INSERT INTO dunning_policies (workspace_id, remind_after_days, invoices_since, updated_at, failed_mail_days, restrict_after_days)
+         SELECT $1, $2, CASE WHEN $3 THEN $4::timestamptz + make_interval(secs => w.clock_ahead_s) END, $4, $5, $6 FROM workspaces w WHERE w.id = $1
+         ON CONFLICT (workspace_id) DO UPDATE SET remind_after_days = $2, updated_at = $4, failed_mail_days = $5, restrict_after_days = $6,
              invoices_since = CASE WHEN $3 THEN coalesce(dunning_policies.invoices_since, excluded.invoices_since) END",
         ws.as_str(),
         &policy.remind_after_days,
         policy.mail_invoices,
-        clock::now()
+        clock::now(),
+        &policy.failed_mail_days,
+        policy.restrict_after_days
     )
     .execute(conn)
     .await?;
@@ -103,7 +127,7 @@ mod tests {
 
     #[test]
     fn days_ascend_and_stay_within_bounds() {
-        let check = |remind: &[i32]| Policy { remind_after_days: remind.to_vec(), mail_invoices: false }.check().is_ok();
+        let check = |remind: &[i32]| Policy { remind_after_days: remind.to_vec(), ..Policy::default() }.check().is_ok();
         assert!(check(&[]) && check(&[0, 3, 14]) && check(&[3650]));
         for remind in [&[3, 3][..], &[7, 3], &[-1], &[3651]] {
             assert!(!check(remind), "{remind:?}");

@@ -44,7 +44,7 @@ pub fn rows<'c>(conn: &'c mut PgConnection, scope: &Scope) -> BoxStream<'c, Resu
                   coalesce(buyer->>'country', buyer->'address'->>'country') AS country, buyer->>'tax_id' AS tax_id,
                   subscription_id, period_start, period_end, issued_at AS "issued_at!", due_at, paid_at, currency,
                   subtotal_minor, tax_minor, total_minor, carried, carried_into, collect, stripe_id,
-                  CASE WHEN state IN ('issued', 'uncollectible') AND NOT carried THEN total_minor ELSE 0 END AS "open!"
+                  CASE WHEN state IN ('issued', 'uncollectible') AND NOT carried THEN total_minor - credited_minor ELSE 0 END AS "open!"
            FROM invoices
            WHERE workspace_id = $1 AND state <> 'draft'
              AND CASE WHEN $4 THEN period_start ELSE issued_at END >= $2 AND CASE WHEN $4 THEN period_start ELSE issued_at END < $3
@@ -95,7 +95,7 @@ pub async fn totals(conn: &mut PgConnection, scope: &Scope) -> Result<Vec<Total>
     let found = sqlx::query!(
         r#"SELECT currency, state, count(*) AS "rows!", sum(subtotal_minor) AS "subtotal!: BigDecimal", sum(tax_minor) AS "tax!: BigDecimal",
                   sum(total_minor) AS "total!: BigDecimal",
-                  coalesce(sum(total_minor) FILTER (WHERE state IN ('issued', 'uncollectible') AND NOT carried), 0) AS "open!: BigDecimal"
+                  coalesce(sum(total_minor - credited_minor) FILTER (WHERE state IN ('issued', 'uncollectible') AND NOT carried), 0) AS "open!: BigDecimal"
            FROM invoices
            WHERE workspace_id = $1 AND state <> 'draft'
              AND CASE WHEN $4 THEN period_start ELSE issued_at END >= $2 AND CASE WHEN $4 THEN period_start ELSE issued_at END < $3

@@ -10,6 +10,7 @@
 
 mod ageing;
 mod codes;
+mod credit_notes;
 pub(crate) mod csv;
 mod focus;
 mod http;
@@ -47,6 +48,8 @@ use table::{Column, Row};
 pub enum Report {
     Invoices,
     Lines,
+    #[serde(rename = "credit-notes")]
+    CreditNotes,
     Journal,
     Revenue,
     Waterfall,
@@ -67,9 +70,10 @@ pub enum Format {
 }
 
 impl Report {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Invoices,
         Self::Lines,
+        Self::CreditNotes,
         Self::Journal,
         Self::Revenue,
         Self::Waterfall,
@@ -85,6 +89,7 @@ impl Report {
         match self {
             Self::Invoices => "invoices",
             Self::Lines => "lines",
+            Self::CreditNotes => "credit-notes",
             Self::Journal => "journal",
             Self::Revenue => "revenue",
             Self::Waterfall => "waterfall",
@@ -105,6 +110,7 @@ impl Report {
         match self {
             Self::Invoices => "issued invoices, one a row, with who owes what",
             Self::Lines => "their lines, with tax, arithmetic and the proof of what was counted",
+            Self::CreditNotes => "lines of credit notes, each with the invoice that it corrects",
             Self::Journal => "postings of the revenue ledger, by the day they are booked on",
             Self::Revenue => "revenue earned, by line and month",
             Self::Waterfall => "what was issued, by the month it was issued and the months it is earned in, those ahead too",
@@ -136,6 +142,7 @@ impl Report {
         match self {
             Self::Invoices => invoices::COLUMNS,
             Self::Lines => lines::COLUMNS,
+            Self::CreditNotes => credit_notes::COLUMNS,
             Self::Journal => journal::COLUMNS,
             Self::Revenue => revenue::COLUMNS,
             Self::Waterfall => waterfall::COLUMNS,
@@ -152,6 +159,7 @@ impl Report {
         match self {
             Self::Invoices => invoices::rows(conn, scope),
             Self::Lines => lines::rows(conn, scope),
+            Self::CreditNotes => credit_notes::rows(conn, scope),
             Self::Journal => journal::rows(conn, scope),
             Self::Revenue => revenue::rows(conn, scope),
             Self::Waterfall => waterfall::rows(conn, scope),
@@ -166,6 +174,7 @@ impl Report {
         match self {
             Self::Invoices => invoices::totals(conn, scope).await,
             Self::Lines => lines::totals(conn, scope).await,
+            Self::CreditNotes => credit_notes::totals(conn, scope).await,
             Self::Journal => journal::totals(conn, scope).await,
             Self::Revenue => revenue::totals(conn, scope).await,
             Self::Waterfall => waterfall::totals(conn, scope).await,

@@ -1,14 +1,15 @@
 //! The revenue ledger: double entry, in each currency on its own.
 //!
 //! Journals are derived, never typed ([`derive`], pure): from an issued invoice, from its payment, its write-off, its
-//! voiding. Each has a key that names its origin, so deriving it again changes nothing, and the database refuses a
+//! voiding, its credit notes, refunds and disputes. Each has a key that names its origin, so deriving it again changes nothing, and the database refuses a
 //! journal that does not balance or an edit of one that is there. Whatever moves an invoice notes it, in the same
 //! transaction, in a queue that [`post`] empties.
 //!
 //! **When revenue is earned.** A line is earned evenly over its own period, by calendar month: what lies before the
 //! issue is booked back into its month against `unbilled`, what lies after is `deferred_revenue` and booked ahead, on
 //! the last day of each part. So a balance is always as of a day, the schedule of what is still to be earned is in the
-//! ledger itself, and voiding takes back both.
+//! ledger itself, and voiding takes back both. A credit note takes back of each line what was earned until its day at once,
+//! and what is still to be earned on the days it would have been.
 //!
 //! | account | holds |
 //! |---|---|
@@ -18,8 +19,9 @@
 //! | `deferred_revenue` | issued and not yet earned |
 //! | `revenue` | earned |
 //! | `tax_payable` | tax charged |
-//! | `customer_credit` | owed to customers: credits that a later invoice takes off |
-//! | `bad_debt` | given up |
+//! | `customer_credit` | owed to customers: credits that a later invoice takes off, and what is to be paid back |
+//! | `bad_debt` | given up, and lost in disputes |
+//! | `disputed` | taken by banks until disputes are decided |
 
 pub mod derive;
 pub mod post;
@@ -43,10 +45,11 @@ pub enum Account {
     TaxPayable,
     CustomerCredit,
     BadDebt,
+    Disputed,
 }
 
 impl Account {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Receivable,
         Self::Cash,
         Self::Unbilled,
@@ -55,6 +58,7 @@ impl Account {
         Self::TaxPayable,
         Self::CustomerCredit,
         Self::BadDebt,
+        Self::Disputed,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -67,6 +71,7 @@ impl Account {
             Self::TaxPayable => "tax_payable",
             Self::CustomerCredit => "customer_credit",
             Self::BadDebt => "bad_debt",
+            Self::Disputed => "disputed",
         }
     }
 

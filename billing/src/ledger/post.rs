@@ -11,9 +11,10 @@ use sqlx::{PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 
 use super::Account;
-use super::derive::{FactLine, Facts, Fate, Journal, Posting, journals};
+use super::derive::{DisputeFacts, FactLine, Facts, Fate, Journal, NoteFacts, Posting, RefundFacts, journals};
 use crate::BillingError;
-use crate::invoices::{self, State};
+use crate::credit_notes::{self, Settles};
+use crate::invoices::{self, Invoice, InvoiceLine, State};
 use crate::rating::LineKind;
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -129,7 +130,7 @@ async fn book(conn: &mut PgConnection, ws: &WorkspaceId, invoice: &InvoiceId) ->
 /// None for a draft, and for an invoice that is not there.
 async fn facts(conn: &mut PgConnection, ws: &WorkspaceId, id: &InvoiceId) -> Result<Option<Facts>, BillingError> {
     let Some(invoice) = invoices::get(conn, ws, id).await? else { return Ok(None) };
-    let (Some(number), Some(issued_at)) = (invoice.number, invoice.issued_at) else { return Ok(None) };
+    let (Some(number), Some(issued_at)) = (invoice.number.clone(), invoice.issued_at) else { return Ok(None) };
     let closed_at = sqlx::query_scalar!("SELECT closed_at FROM invoices WHERE workspace_id = $1 AND id = $2", ws.as_str(), id.as_str())
         .fetch_one(&mut *conn)
         .await?
@@ -146,11 +147,17 @@ async fn facts(conn: &mut PgConnection, ws: &WorkspaceId, id: &InvoiceId) -> Res
         line: line.id.clone(),
         period: line.period,
         net: line.net(),
-        // Prepaid credits used after tax settle what is owed, as a carried amount does.
-        settles: matches!(line.kind, LineKind::Carried | LineKind::Credit).then(|| settled.get(&line.name).cloned()),
+        settles: settles(line, &settled),
     });
+    let lines = lines.collect();
+    let notes = notes(conn, ws, &invoice, &settled).await?;
+    let refunds = refunds(conn, ws, &invoice).await?;
+    let disputes = disputes(conn, ws, &invoice).await?;
     Ok(Some(Facts {
-        lines: lines.collect(),
+        lines,
+        notes,
+        refunds,
+        disputes,
         invoice: invoice.id,
         consumer: invoice.consumer,
         number,
@@ -166,6 +173,88 @@ async fn facts(conn: &mut PgConnection, ws: &WorkspaceId, id: &InvoiceId) -> Res
             State::Uncollectible => Fate::Uncollectible(closed_at),
         },
     }))
+}
+
+/// The issued credit notes of an invoice.
+async fn notes(
+    conn: &mut PgConnection,
+    ws: &WorkspaceId,
+    invoice: &Invoice,
+    settled: &HashMap<String, InvoiceId>,
+) -> Result<Vec<NoteFacts>, BillingError> {
+    let mut found = Vec::new();
+    for note in credit_notes::of_invoice(conn, ws, &invoice.id).await?.into_iter().rev() {
+        let (Some(number), Some(issued_at)) = (note.number, note.issued_at) else { continue };
+        // A refund that was made before, which this note is the document of.
+        let refunded = sqlx::query_scalar!(
+            r#"SELECT EXISTS (SELECT FROM refunds WHERE workspace_id = $1 AND credit_note_id = $2) AS "is!""#,
+            ws.as_str(),
+            note.id.as_str()
+        )
+        .fetch_one(&mut *conn)
+        .await?;
+        let lines = note.lines.into_iter().map(|part| FactLine {
+            line: part.line,
+            period: part.of.period,
+            net: part.net,
+            settles: settles(&part.of, settled),
+        });
+        found.push(NoteFacts {
+            lines: lines.collect(),
+            id: note.id,
+            number,
+            issued_at,
+            total: note.total,
+            tax: note.tax,
+            against: match note.settles {
+                Settles::Open => Account::Receivable,
+                Settles::OutOfBand if !refunded => Account::Cash,
+                Settles::Refund | Settles::Balance | Settles::OutOfBand => Account::CustomerCredit,
+            },
+        });
+    }
+    Ok(found)
+}
+
+async fn refunds(conn: &mut PgConnection, ws: &WorkspaceId, invoice: &Invoice) -> Result<Vec<RefundFacts>, BillingError> {
+    let rows = sqlx::query!(
+        r#"SELECT stripe_id, amount_minor, succeeded_at AS "succeeded_at!", failed_at FROM refunds
+           WHERE workspace_id = $1 AND invoice_id = $2 AND succeeded_at IS NOT NULL ORDER BY succeeded_at, stripe_id"#,
+        ws.as_str(),
+        invoice.id.as_str()
+    )
+    .fetch_all(conn)
+    .await?;
+    let facts = rows.into_iter().map(|row| RefundFacts {
+        id: row.stripe_id,
+        amount: Money::new(row.amount_minor, invoice.currency),
+        succeeded_at: row.succeeded_at,
+        failed_at: row.failed_at,
+    });
+    Ok(facts.collect())
+}
+
+async fn disputes(conn: &mut PgConnection, ws: &WorkspaceId, invoice: &Invoice) -> Result<Vec<DisputeFacts>, BillingError> {
+    let rows = sqlx::query!(
+        r#"SELECT stripe_id, amount_minor, withdrawn_at AS "withdrawn_at!", closed_at, state FROM disputes
+           WHERE workspace_id = $1 AND invoice_id = $2 AND withdrawn_at IS NOT NULL ORDER BY withdrawn_at, stripe_id"#,
+        ws.as_str(),
+        invoice.id.as_str()
+    )
+    .fetch_all(conn)
+    .await?;
+    let facts = rows.into_iter().map(|row| DisputeFacts {
+        id: row.stripe_id,
+        amount: Money::new(row.amount_minor, invoice.currency),
+        withdrawn_at: row.withdrawn_at,
+        decided: row.closed_at.map(|at| (at, row.state != "lost")),
+    });
+    Ok(facts.collect())
+}
+
+/// The earlier invoice that a line settles. Prepaid credits used after tax settle what is owed, as a carried amount does.
+fn settles(line: &InvoiceLine, settled: &HashMap<String, InvoiceId>) -> Option<Option<InvoiceId>> {
+    matches!(line.kind, LineKind::Carried | LineKind::Credit).then(|| settled.get(&line.name).cloned())
 }
 
 async fn booked(conn: &mut PgConnection, ws: &WorkspaceId, invoice: &InvoiceId, currency: Currency) -> Result<Vec<Journal>, BillingError> {
@@ -196,7 +285,7 @@ async fn booked(conn: &mut PgConnection, ws: &WorkspaceId, invoice: &InvoiceId, 
 }
 
 /// Of the journals that an invoice makes.
-const KINDS: [&str; 6] = ["accrual", "issue", "recognition", "payment", "write_off", "void"];
+const KINDS: [&str; 9] = ["accrual", "issue", "recognition", "payment", "write_off", "void", "credit_note", "refund", "dispute"];
 
 async fn write(conn: &mut PgConnection, ws: &WorkspaceId, facts: &Facts, fresh: &[Journal]) -> Result<(), BillingError> {
     for journal in fresh {

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
-use farebox_core::ids::{ConsumerId, InvoiceId, InvoiceLineId};
+use farebox_core::ids::{ConsumerId, CreditNoteId, InvoiceId, InvoiceLineId};
 use farebox_core::money::{Currency, Money};
 use farebox_core::period::Period;
 use proptest::prelude::*;
 
 use super::Account;
-use super::derive::{FactLine, Facts, Fate, Journal, journals};
+use super::derive::{DisputeFacts, FactLine, Facts, Fate, Journal, NoteFacts, RefundFacts, journals};
 
 const ZONE: chrono_tz::Tz = chrono_tz::Europe::Berlin;
 
@@ -45,6 +45,9 @@ prop_compose! {
             issued_at: at(0),
             carried,
             lines,
+            notes: Vec::new(),
+            refunds: Vec::new(),
+            disputes: Vec::new(),
             fate: Fate::Open,
         }
     }
@@ -117,6 +120,99 @@ proptest! {
     }
 }
 
+/// Takes `percent` of every line that is earned, and of the tax, back.
+fn note(facts: &Facts, percent: i64, minutes: i64, against: Account) -> NoteFacts {
+    let share = |minor: i64| Money::new(minor * percent / 100, eur());
+    let lines: Vec<_> = facts.lines.iter().filter(|line| line.settles.is_none()).map(|line| FactLine { net: share(line.net.minor), ..line.clone() }).collect();
+    let tax = share(facts.tax.minor);
+    let total = Money::new(lines.iter().map(|line| line.net.minor).sum::<i64>() + tax.minor, eur());
+    NoteFacts { id: CreditNoteId::new(), number: format!("CN-{percent}"), issued_at: at(minutes), total, tax, lines, against }
+}
+
+/// The rest of what `earlier` left.
+fn rest(facts: &Facts, earlier: &NoteFacts, minutes: i64, against: Account) -> NoteFacts {
+    let mut whole = note(facts, 100, minutes, against);
+    for (line, before) in whole.lines.iter_mut().zip(&earlier.lines) {
+        line.net = Money::new(line.net.minor - before.net.minor, eur());
+    }
+    whole.tax = Money::new(whole.tax.minor - earlier.tax.minor, eur());
+    whole.total = Money::new(whole.total.minor - earlier.total.minor, eur());
+    whole
+}
+
+proptest! {
+    /// Credited in two parts, before and after it was paid: nothing was earned and no tax is owed; what is kept for the
+    /// customer, or was paid back, is what came in.
+    #[test]
+    fn what_is_credited_was_never_earned(
+        facts in invoices(), percent in 0_i64..=100, first in 0_i64..300_000, second in 0_i64..300_000, back in 0_u8..3,
+    ) {
+        let mut facts = Facts { carried: false, ..facts };
+        facts.lines.retain(|line| line.settles.is_none());
+        let net: i64 = facts.lines.iter().map(|line| line.net.minor).sum();
+        facts.total = Money::new(net + facts.tax.minor, eur());
+        prop_assume!(facts.total.minor > 0);
+        let mut books = Vec::new();
+        add(&mut books, &facts)?;
+        let part = note(&facts, percent, first, Account::Receivable);
+        facts.notes.push(part.clone());
+        add(&mut books, &facts)?;
+        let due = facts.total.minor - part.total.minor;
+        let owed = balances(&books, None).get(&Account::Receivable).copied().unwrap_or(0);
+        prop_assert_eq!(owed, due, "so much less is owed");
+        facts.fate = Fate::Paid(at(first + 10));
+        add(&mut books, &facts)?;
+        prop_assert_eq!(balances(&books, None).get(&Account::Cash).copied().unwrap_or(0), due);
+        let against = if back == 0 { Account::Cash } else { Account::CustomerCredit };
+        facts.notes.push(rest(&facts, &part, first + second + 20, against));
+        add(&mut books, &facts)?;
+        if back == 2 && due > 0 {
+            let refund = RefundFacts { id: "re_1".to_owned(), amount: Money::new(due, eur()), succeeded_at: at(first + second + 30), failed_at: None };
+            facts.refunds.push(refund);
+            add(&mut books, &facts)?;
+        }
+        let expected = if back == 1 && due != 0 { BTreeMap::from([(Account::Cash, due), (Account::CustomerCredit, -due)]) } else { BTreeMap::new() };
+        prop_assert_eq!(balances(&books, None), expected);
+        // At no end of a day is less deferred or earned than nothing, where every line is above nothing.
+        if facts.lines.iter().all(|line| line.net.minor >= 0) && facts.tax.minor >= 0 {
+            let days: std::collections::BTreeSet<_> = books.iter().map(|journal| journal.booked_on).collect();
+            for day in days {
+                let sums = balances(&books, Some(day));
+                let of = |account| sums.get(&account).copied().unwrap_or(0);
+                // Two documents round the months of a line apart from it, by a unit each.
+                let lines = i64::try_from(facts.lines.len()).expect("few");
+                prop_assert!(of(Account::Revenue) <= 2 * lines && of(Account::DeferredRevenue) <= 2 * lines, "{day}: {sums:?}");
+            }
+        }
+    }
+
+    /// Money that a bank takes comes back when the dispute is won, and is lost when it is not; a refund that fails never was.
+    #[test]
+    fn disputes_and_failed_refunds_move_cash_alone(facts in invoices(), won in any::<bool>()) {
+        let mut facts = Facts { carried: false, ..facts };
+        prop_assume!(facts.total.minor > 0);
+        let mut books = Vec::new();
+        facts.fate = Fate::Paid(at(10));
+        add(&mut books, &facts)?;
+        let before = balances(&books, None);
+        let amount = facts.total;
+        facts.disputes.push(DisputeFacts { id: "du_1".to_owned(), amount, withdrawn_at: at(20), decided: None });
+        facts.refunds.push(RefundFacts { id: "re_1".to_owned(), amount, succeeded_at: at(20), failed_at: None });
+        add(&mut books, &facts)?;
+        prop_assert_eq!(balances(&books, None).get(&Account::Disputed).copied(), Some(amount.minor));
+        facts.refunds[0].failed_at = Some(at(30));
+        facts.disputes[0].decided = Some((at(30), won));
+        add(&mut books, &facts)?;
+        let mut expected = before;
+        if !won {
+            *expected.entry(Account::Cash).or_insert(0) -= amount.minor;
+            *expected.entry(Account::BadDebt).or_insert(0) += amount.minor;
+            expected.retain(|_, sum| *sum != 0);
+        }
+        prop_assert_eq!(balances(&books, None), expected);
+    }
+}
+
 /// A fee paid in advance and usage of the month before, as the books show it.
 #[test]
 fn a_month_in_the_books() {
@@ -138,6 +234,9 @@ fn a_month_in_the_books() {
         issued_at: utc("2026-11-01T00:05:00Z"),
         carried: false,
         lines: vec![line(4900, november, december), line(1234, october, november)],
+        notes: Vec::new(),
+        refunds: Vec::new(),
+        disputes: Vec::new(),
         fate: Fate::Paid(utc("2026-11-03T09:00:00Z")),
     };
     let shown: Vec<_> = journals(&facts, &[], ZONE)

@@ -15,6 +15,8 @@ pub struct Ours {
     pub state: State,
     pub currency: Currency,
     pub total_minor: i64,
+    /// By credit notes, before and after it was paid.
+    pub credited_minor: i64,
     pub stripe_id: Option<String>,
     /// Held back on its way.
     pub blocked: bool,
@@ -69,6 +71,11 @@ pub fn compare(ours: &Ours, theirs: Option<&Theirs>) -> Row {
                 Ok(total) if total == theirs.total => {}
                 Ok(total) => differences.push(format!("total: ours {total}, Stripe's {}, in Stripe's units", theirs.total)),
                 Err(error) => differences.push(format!("our total cannot be told in Stripe's units: {error}")),
+            }
+            let credited = theirs.pre_payment_credit_notes_amount + theirs.post_payment_credit_notes_amount;
+            if to_stripe(Money::new(ours.credited_minor, ours.currency)) != Ok(credited) {
+                let ours = Money::new(ours.credited_minor, ours.currency);
+                differences.push(format!("credit notes: ours {ours}, Stripe's {credited} in Stripe's units"));
             }
         }
     }

@@ -192,7 +192,8 @@ async fn is_ours_by_now(pg: &PgPool, ws: &WorkspaceId, stripe_id: &str) -> Resul
 /// Those with an amount to collect; or one of them.
 async fn ours(pg: &PgPool, ws: &WorkspaceId, one: Option<&InvoiceId>) -> Result<Vec<Ours>, SettleError> {
     let found = sqlx::query!(
-        r#"SELECT i.id AS "id: InvoiceId", i.number AS "number!", i.state AS "state: State", i.currency, i.total_minor, i.stripe_id, p.state AS "push?"
+        r#"SELECT i.id AS "id: InvoiceId", i.number AS "number!", i.state AS "state: State", i.currency, i.total_minor, i.stripe_id, p.state AS "push?",
+                  (SELECT coalesce(sum(n.total_minor), 0) FROM credit_notes n WHERE n.invoice_id = i.id AND n.state = 'issued')::bigint AS "credited!"
            FROM invoices i LEFT JOIN stripe_pushes p ON p.invoice_id = i.id
            WHERE i.workspace_id = $1 AND i.state <> 'draft' AND i.total_minor > 0 AND NOT i.carried AND (i.stripe_id IS NOT NULL OR i.state = 'issued')
              AND ($2::text IS NULL OR i.id = $2)
@@ -212,6 +213,7 @@ async fn ours(pg: &PgPool, ws: &WorkspaceId, one: Option<&InvoiceId>) -> Result<
                 state: row.state,
                 currency,
                 total_minor: row.total_minor,
+                credited_minor: row.credited,
                 stripe_id: row.stripe_id,
                 blocked: row.push.as_deref() == Some("blocked"),
             })

@@ -10,6 +10,7 @@ use farebox_core::ids::{InvoiceId, WorkspaceId};
 use farebox_core::{App, audit_log, clock};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use sqlx::PgConnection;
 use stripe_billing::invoice::RetrieveInvoice;
 use stripe_client_core::StripeRequest;
 
@@ -70,14 +71,7 @@ pub async fn settle(app: &App, ws: &WorkspaceId, id: &InvoiceId, how: &Settlemen
     how.check(now)?;
     let invoice = invoices::get(&mut conn, ws, id).await?.ok_or(BillingError::NotFound("invoice"))?;
     may(&invoice, how)?;
-    let under_way = sqlx::query_scalar!(
-        r#"SELECT EXISTS (SELECT FROM stripe_pushes WHERE workspace_id = $1 AND invoice_id = $2 AND state <> 'done') AS "is!""#,
-        ws.as_str(),
-        id.as_str()
-    )
-    .fetch_one(&mut *conn)
-    .await?;
-    if under_way {
+    if is_on_its_way(&mut conn, ws, id).await? {
         let detail =
             "This invoice is on its way to Stripe, or held back there. Settle it when it has arrived, or after its cause is removed.";
         return Err(BillingError::conflict("on-its-way", detail).into());
@@ -105,6 +99,29 @@ pub async fn settle(app: &App, ws: &WorkspaceId, id: &InvoiceId, how: &Settlemen
     Ok(settled.ok_or(BillingError::NotFound("invoice"))?)
 }
 
+/// Whether a push of it has begun and not ended: what Stripe will have of it is not certain yet.
+pub(crate) async fn is_on_its_way(conn: &mut PgConnection, ws: &WorkspaceId, id: &InvoiceId) -> Result<bool, BillingError> {
+    Ok(sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM stripe_pushes WHERE workspace_id = $1 AND invoice_id = $2 AND state <> 'done') AS "is!""#,
+        ws.as_str(),
+        id.as_str()
+    )
+    .fetch_one(conn)
+    .await?)
+}
+
+/// Whether a paid invoice was paid otherwise than through Stripe, so that Stripe cannot give it back.
+pub(crate) async fn was_paid_elsewhere(conn: &mut PgConnection, ws: &WorkspaceId, invoice: &Invoice) -> Result<bool, BillingError> {
+    let by_hand = sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM payments WHERE workspace_id = $1 AND invoice_id = $2) AS "is!""#,
+        ws.as_str(),
+        invoice.id.as_str()
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(by_hand || invoice.stripe_id.is_none())
+}
+
 /// Refuses what an invoice's state does not allow, with the way out.
 fn may(invoice: &Invoice, how: &Settlement) -> Result<(), BillingError> {
     let refused = |detail: &str| Err(BillingError::conflict("cannot-settle", detail));
@@ -113,6 +130,9 @@ fn may(invoice: &Invoice, how: &Settlement) -> Result<(), BillingError> {
         (State::Paid, Settlement::Paid(_)) | (State::Void, Settlement::Void) | (State::Uncollectible, Settlement::Uncollectible) => Ok(()),
         (State::Paid, _) => refused("This invoice is paid. Give money back with a credit note or a refund."),
         (State::Void, _) => refused("This invoice is void and stays so."),
+        (State::Issued | State::Uncollectible, Settlement::Void) if !invoice.credited.is_zero() => {
+            refused("A credit note took part of this invoice back. Take back the rest with another one.")
+        }
         (State::Issued | State::Uncollectible, Settlement::Paid(_)) if invoice.carried || invoice.total.minor <= 0 => {
             refused("There is nothing to pay on this invoice; the consumer's next invoice settles it.")
         }
@@ -148,7 +168,7 @@ async fn at_stripe(app: &App, ws: &WorkspaceId, stripe_id: &str, how: &Settlemen
 }
 
 async fn record(
-    conn: &mut sqlx::PgConnection,
+    conn: &mut PgConnection,
     ws: &WorkspaceId,
     invoice: &Invoice,
     how: &Settlement,
@@ -161,7 +181,7 @@ async fn record(
             invoice.id.as_str(),
             ws.as_str(),
             invoice.currency.code(),
-            invoice.total.minor,
+            invoice.due().minor,
             payment.paid_at,
             payment.method,
             payment.reference,

@@ -209,7 +209,7 @@ fn stripe_currency(currency: Currency) -> stripe_types::Currency {
     }
 }
 
-fn cut(text: &str, length: usize) -> String {
+pub fn cut(text: &str, length: usize) -> String {
     if text.chars().count() <= length {
         return text.to_owned();
     }

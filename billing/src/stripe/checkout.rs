@@ -11,6 +11,7 @@ use super::client::{Form, Stripe};
 use super::customers::{consumer_of, ensure_customer};
 use super::error::StripeError;
 use super::settings;
+use crate::dunning::failed;
 
 #[derive(Deserialize)]
 struct Session {
@@ -114,6 +115,10 @@ pub async fn apply_setup_intent(app: &App, stripe: &Stripe, workspace: &Workspac
     .await?;
     remember(&mut tx, workspace, customer, Some(method)).await?;
     tx.commit().await?;
+    // Stripe's own attempts follow in any case.
+    if let Err(error) = failed::retry(app, stripe, workspace, &consumer).await {
+        tracing::info!(%consumer, "what failed before is not charged to the new card yet: {error}");
+    }
     Ok(())
 }
 

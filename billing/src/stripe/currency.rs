@@ -1,7 +1,7 @@
 //! How amounts are sent to Stripe: mostly ISO 4217's minor units, but not for every currency.
 //! Source: <https://docs.stripe.com/currencies> (zero-decimal, three-decimal and special cases).
 
-use farebox_core::money::{Currency, Money};
+use farebox_core::money::{Currency, Money, MoneyError};
 
 /// Largest amount Stripe takes: eight digits.
 const LARGEST: i64 = 99_999_999;
@@ -47,6 +47,16 @@ pub fn to_stripe(money: Money) -> Result<i64, AmountError> {
     sent.filter(|sent| sent.unsigned_abs() <= LARGEST.unsigned_abs()).ok_or_else(|| AmountError::TooLarge { amount: amount(), currency })
 }
 
+/// What an integer of Stripe's is.
+pub fn from_stripe(sent: i64, currency: Currency) -> Result<Money, MoneyError> {
+    let minor = match currency.code() {
+        "MGA" => sent.checked_mul(100),
+        "ISK" => Some(sent / 100),
+        _ => Some(sent),
+    };
+    minor.map(|minor| Money::new(minor, currency)).ok_or(MoneyError::Overflow(currency))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -63,6 +73,10 @@ mod tests {
         assert_eq!(sent(1200, "ISK"), Ok(120_000));
         assert_eq!(sent(1230, "KWD"), Ok(1230));
         assert_eq!(sent(1200, "MGA"), Ok(12));
+        for code in ["USD", "EUR", "JPY", "ISK", "KWD", "MGA"] {
+            let money = Money::new(1200, code.parse().expect("a currency"));
+            assert_eq!(from_stripe(to_stripe(money).expect("sent"), money.currency), Ok(money), "there and back");
+        }
     }
 
     #[test]

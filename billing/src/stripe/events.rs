@@ -19,6 +19,7 @@ use super::error::StripeError;
 use super::verdict::backoff;
 use super::view::Invoice;
 use super::{settings, state};
+use crate::reversals::{disputes, refunds};
 
 const AT_ONCE: i64 = 32;
 const LEASE: TimeDelta = TimeDelta::seconds(60);
@@ -26,7 +27,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(300);
 const MOST_ATTEMPTS: i32 = 20;
 
 /// What we listen for. Not `invoice.finalized`: that is our own doing, and recorded by the push.
-pub const KINDS: [&str; 9] = [
+pub const KINDS: [&str; 17] = [
     "invoice.paid",
     "invoice.payment_failed",
     "invoice.payment_action_required",
@@ -36,6 +37,14 @@ pub const KINDS: [&str; 9] = [
     "setup_intent.succeeded",
     "payment_method.attached",
     "payment_method.detached",
+    "refund.created",
+    "refund.updated",
+    "refund.failed",
+    "charge.dispute.created",
+    "charge.dispute.updated",
+    "charge.dispute.closed",
+    "charge.dispute.funds_withdrawn",
+    "charge.dispute.funds_reinstated",
 ];
 
 /// The part of an event that is used; everything else of it may differ between API versions.
@@ -66,6 +75,8 @@ enum About {
     Checkout,
     SetupIntent,
     PaymentMethod,
+    Refund,
+    Dispute,
 }
 
 fn about(kind: &str) -> Option<About> {
@@ -77,6 +88,8 @@ fn about(kind: &str) -> Option<About> {
         Some("checkout") => Some(About::Checkout),
         Some("setup_intent") => Some(About::SetupIntent),
         Some("payment_method") => Some(About::PaymentMethod),
+        Some("refund") => Some(About::Refund),
+        Some("charge") => Some(About::Dispute),
         _ => None,
     }
 }
@@ -217,5 +230,7 @@ async fn apply(app: &App, workspace: &WorkspaceId, about: About, object: &str) -
         About::Checkout => checkout::complete_setup(app, workspace, object).await.map(drop),
         About::SetupIntent => checkout::apply_setup_intent(app, &stripe, workspace, object).await,
         About::PaymentMethod => checkout::apply_attached(app, &stripe, workspace, object).await,
+        About::Refund => refunds::apply(app, &stripe, workspace, object).await,
+        About::Dispute => disputes::apply(app, &stripe, workspace, object).await,
     }
 }

@@ -17,7 +17,8 @@ use crate::faults;
 
 const KEY_LIFE: TimeDelta = TimeDelta::hours(23);
 
-/// The steps of a push, in order; `Discard` is what happens instead of `Finalize` when totals differ.
+/// The steps of a push, in order; `Discard` is what happens instead of `Finalize` when totals differ. A credit note is a
+/// step of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     Customer,
@@ -25,6 +26,7 @@ pub enum Step {
     Lines,
     Finalize,
     Discard,
+    CreditNote,
 }
 
 impl Step {
@@ -35,6 +37,7 @@ impl Step {
             Self::Lines => "lines",
             Self::Finalize => "finalize",
             Self::Discard => "discard",
+            Self::CreditNote => "credit_note",
         }
     }
 

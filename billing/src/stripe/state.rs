@@ -8,6 +8,7 @@ use sqlx::PgConnection;
 
 use super::error::StripeError;
 use super::view::{Invoice, Status};
+use crate::dunning::failed;
 use crate::invoices;
 
 /// `at_stripe` is the invoice as Stripe just gave it, of which the caller knows that it is `invoice`.
@@ -26,6 +27,9 @@ pub async fn apply(conn: &mut PgConnection, workspace: &WorkspaceId, invoice: &I
     )
     .execute(&mut *conn)
     .await?;
+    if at_stripe.status == Status::Open && at_stripe.attempt_count > 0 {
+        failed::note(conn, workspace, invoice, at_stripe.attempt_count, at_stripe.next_payment_attempt.and_then(instant)).await?;
+    }
     let changes = &at_stripe.status_transitions;
     let when = |at: Option<i64>| at.and_then(instant).unwrap_or_else(clock::now);
     // False: it was so already.

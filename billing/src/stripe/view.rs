@@ -53,6 +53,10 @@ pub struct Invoice {
     pub hosted_invoice_url: Option<String>,
     #[serde(default)]
     pub amount_paid: Option<i64>,
+    #[serde(default)]
+    pub pre_payment_credit_notes_amount: i64,
+    #[serde(default)]
+    pub post_payment_credit_notes_amount: i64,
     pub attempt_count: i64,
     pub next_payment_attempt: Option<i64>,
     pub status_transitions: Transitions,

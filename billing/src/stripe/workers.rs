@@ -64,6 +64,7 @@ async fn claim(app: &App, most: usize) -> Result<Vec<Push>, sqlx::Error> {
         "INSERT INTO stripe_pushes (invoice_id, workspace_id, next_at, created_at)
          SELECT invoices.id, invoices.workspace_id, $1, $1 FROM invoices JOIN stripe_settings USING (workspace_id)
          WHERE invoices.state = 'issued' AND invoices.stripe_id IS NULL AND invoices.total_minor > 0 AND NOT invoices.carried
+           AND invoices.credited_minor = 0
            AND NOT EXISTS (SELECT FROM stripe_pushes WHERE stripe_pushes.invoice_id = invoices.id)
          ON CONFLICT DO NOTHING",
         now

@@ -104,6 +104,7 @@ pub fn dispatch(tx: &mut Tx<'_>, call: &Call) -> Result<Value, ApiError> {
         ("GET", "refunds/{refund}") => one(tx, call, "refund"),
         ("GET", "disputes") => list(tx, call, "dispute"),
         ("GET", "disputes/{dispute}") => one(tx, call, "dispute"),
+        ("POST", "disputes/{dispute}") => refunds::answer_dispute(tx, call),
         ("POST", "disputes/{dispute}/close") => refunds::close_dispute(tx, call),
         ("GET", "balance") => Ok(account::balance(tx, call)),
         ("GET", "account") => Ok(account::get(tx, call)),

@@ -70,6 +70,34 @@ pub fn dispute(tx: &mut Tx<'_>, mut charge: Value) {
     tx.put(charge);
     tx.put(dispute.clone());
     webhooks::emit(tx, "charge.dispute.created", &dispute, None);
+    webhooks::emit(tx, "charge.dispute.funds_withdrawn", &dispute, None);
+}
+
+/// Evidence. As at Stripe's test cards, `winning_evidence` wins and `losing_evidence` loses at once; anything else is under
+/// review.
+pub fn answer_dispute(tx: &mut Tx<'_>, call: &Call) -> Result<Value, ApiError> {
+    let before = tx.get("dispute", call.id(), "id")?;
+    if matches!(text(&before, "status"), "won" | "lost") {
+        return Err(ApiError::state("dispute_already_closed", "This dispute is already closed"));
+    }
+    let mut dispute = before.clone();
+    merge_metadata(&mut dispute, call.params.get("metadata"));
+    let evidence = call.params.get("evidence").map(|evidence| text(evidence, "uncategorized_text"));
+    dispute["status"] = json!(match evidence {
+        None => text(&before, "status"),
+        Some("winning_evidence") => "won",
+        Some("losing_evidence") => "lost",
+        Some(_) => "under_review",
+    });
+    tx.put(dispute.clone());
+    webhooks::emit(tx, "charge.dispute.updated", &dispute, Some(&before));
+    if dispute["status"] == "won" {
+        webhooks::emit(tx, "charge.dispute.funds_reinstated", &dispute, Some(&before));
+    }
+    if matches!(text(&dispute, "status"), "won" | "lost") {
+        webhooks::emit(tx, "charge.dispute.closed", &dispute, Some(&before));
+    }
+    Ok(render(tx, &dispute))
 }
 
 /// Accepts a dispute: it is lost.

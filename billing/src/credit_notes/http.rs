@@ -1,0 +1,135 @@
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use farebox_core::App;
+use farebox_core::auth::{Caller, Scope};
+use farebox_core::http::{Json, Page, Paging};
+use farebox_core::ids::{CreditNoteId, InvoiceId, InvoiceLineId};
+use farebox_core::money::BigDecimal;
+use farebox_core::problem::Problem;
+use farebox_core::workspace;
+use serde::Deserialize;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::{CreditNote, NewCreditNote, Reason, To};
+use crate::documents::{self, Wanted};
+use crate::http::{Params, optional_decimal};
+
+pub fn router(app: &App) -> OpenApiRouter {
+    OpenApiRouter::new()
+        .routes(routes!(credit))
+        .routes(routes!(list))
+        .routes(routes!(get))
+        .routes(routes!(document))
+        .with_state(app.clone())
+}
+
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = NewCreditNote)]
+struct New {
+    /// What is taken back; everything that is left of the invoice unless given.
+    #[serde(default)]
+    lines: Vec<NewLine>,
+    #[serde(default)]
+    reason: Reason,
+    /// For the buyer to read; printed on the document.
+    #[serde(default)]
+    memo: Option<String>,
+    /// Where the money of a paid invoice goes; an open one asks for less instead.
+    #[serde(default)]
+    to: Option<To>,
+}
+
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = NewCreditNoteLine)]
+struct NewLine {
+    /// A line of the invoice (id).
+    line: InvoiceLineId,
+    /// As it was priced: with the tax where it is inclusive, without where it is exclusive. All that is left of the line
+    /// unless given.
+    #[serde(default, deserialize_with = "optional_decimal::deserialize")]
+    #[schema(value_type = Option<String>)]
+    amount: Option<BigDecimal>,
+}
+
+/// Credits an invoice, in whole or in part. Where Stripe has the invoice, Stripe is told first; while it does not answer
+/// the note is `pending`, and Farebox goes on asking.
+#[utoipa::path(
+    post, path = "/api/v1/invoices/{id}/credit-notes", tag = "credit-notes", params(("id" = String, Path)), request_body = New,
+    responses((status = 201, body = CreditNote), (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem))
+)]
+async fn credit(
+    State(app): State<App>,
+    Caller(caller): Caller,
+    Path(id): Path<String>,
+    Json(new): Json<New>,
+) -> Result<(StatusCode, axum::Json<CreditNote>), Problem> {
+    caller.require(Scope::Finance)?;
+    let id: InvoiceId = id.parse().map_err(|_| Problem::not_found("invoice"))?;
+    let lines = new.lines.into_iter().map(|line| (line.line, line.amount)).collect();
+    let new = NewCreditNote { lines, reason: new.reason, memo: new.memo, to: new.to };
+    let made = super::credit(&app, &caller.workspace, &id, &new, caller.token.as_str()).await?;
+    Ok((StatusCode::CREATED, axum::Json(made)))
+}
+
+#[derive(Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+struct Filter {
+    /// Of this invoice (id).
+    invoice: Option<String>,
+    /// Of this consumer (id).
+    consumer: Option<String>,
+}
+
+/// Credit notes with their lines, newest first.
+#[utoipa::path(
+    get, path = "/api/v1/credit-notes", tag = "credit-notes", params(Paging, Filter), responses((status = 200, body = Page<CreditNote>))
+)]
+async fn list(
+    State(app): State<App>,
+    Caller(caller): Caller,
+    Params(paging): Params<Paging>,
+    Params(filter): Params<Filter>,
+) -> Result<axum::Json<Page<CreditNote>>, Problem> {
+    caller.require(Scope::Finance)?;
+    let (limit, after) = paging.resolve()?;
+    let (invoice, consumer) = (filter.invoice.as_deref(), filter.consumer.as_deref());
+    let rows = super::list(&mut *app.pg.acquire().await?, &caller.workspace, invoice, consumer, limit + 1, &after).await?;
+    Ok(axum::Json(Page::from_rows(rows, limit, |note| note.id.to_string())))
+}
+
+fn id_of(text: &str) -> Result<CreditNoteId, Problem> {
+    text.parse().map_err(|_| Problem::not_found("credit note"))
+}
+
+/// One credit note.
+#[utoipa::path(
+    get, path = "/api/v1/credit-notes/{id}", tag = "credit-notes", params(("id" = String, Path)),
+    responses((status = 200, body = CreditNote), (status = 404, body = Problem))
+)]
+async fn get(State(app): State<App>, Caller(caller): Caller, Path(id): Path<String>) -> Result<axum::Json<CreditNote>, Problem> {
+    caller.require(Scope::Finance)?;
+    let found = super::get(&mut *app.pg.acquire().await?, &caller.workspace, &id_of(&id)?).await?;
+    found.map(axum::Json).ok_or_else(|| Problem::not_found("credit note"))
+}
+
+/// The credit note as a document: always the same bytes.
+#[utoipa::path(
+    get, path = "/api/v1/credit-notes/{id}/document", tag = "credit-notes", params(("id" = String, Path), Wanted),
+    responses((status = 200, body = Vec<u8>, content_type = "application/pdf"), (status = 404, body = Problem), (status = 409, body = Problem))
+)]
+async fn document(
+    State(app): State<App>,
+    Caller(caller): Caller,
+    Path(id): Path<String>,
+    Params(wanted): Params<Wanted>,
+) -> Result<Response, Problem> {
+    caller.require(Scope::Finance)?;
+    let workspace = workspace::by_id(&mut *app.pg.acquire().await?, &caller.workspace).await.map_err(|e| Problem::internal(&e))?;
+    let workspace = workspace.ok_or_else(|| Problem::not_found("workspace"))?;
+    let file = documents::of_credit_note(&app, &workspace, &id_of(&id)?, wanted.format).await?;
+    Ok(file.ok_or_else(|| Problem::not_found("credit note"))?.into_response())
+}

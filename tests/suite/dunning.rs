@@ -1,0 +1,64 @@
+//! A card that is refused: dunning begins by itself and ends when it is paid.
+
+use std::time::Duration;
+
+use farebox_billing::dunning::{self, Policy, failed, mails};
+use farebox_billing::invoices::State;
+use farebox_billing::overdue;
+use farebox_billing::stripe::endpoint::register_webhook;
+use farebox_core::config;
+use farebox_core::mail::Mailer;
+
+use crate::finance_mail::smtp;
+use crate::harness::{Suite, eventually};
+use crate::stripe::Shop;
+
+const IN_TIME: Duration = Duration::from_secs(60);
+
+/// The first refusal opens a case, mails the payer and refuses calls as the policy says; a new card is charged at once, which
+/// ends all of it.
+pub async fn a_refused_card_starts_dunning(suite: &Suite) {
+    let (server, mailbox) = smtp().await;
+    let config = config::Mail { smtp_url: format!("smtp://{server}"), from: "Acme Billing <billing@acme.example>".to_owned() };
+    let mailer = Mailer::new(&config).expect("a right configuration").expect("a server");
+    let shop = Shop::open(&suite.app, "dunned").await;
+    let ws = &shop.workspace;
+    shop.connect().await;
+    register_webhook(&suite.app, ws).await.expect("registered").expect("reachable");
+    shop.give_this_card("4000000000000341").await;
+    let mut conn = suite.app.pg.acquire().await.expect("PostgreSQL");
+    dunning::set_policy(&mut conn, ws, &Policy { restrict_after_days: Some(0), ..Policy::default() }).await.expect("set");
+    drop(conn);
+    let cases = async || {
+        let mut conn = suite.app.pg.acquire().await.expect("PostgreSQL");
+        failed::list(&mut conn, ws, None).await.expect("PostgreSQL")
+    };
+    let restricted = async || {
+        let mut conn = suite.app.pg.acquire().await.expect("PostgreSQL");
+        overdue::all(&mut conn).await.expect("PostgreSQL").into_iter().find(|owes| owes.workspace == *ws).and_then(|owes| owes.restricted_from)
+    };
+    let subjects = async || {
+        mails::run_once(&suite.app, &mailer).await.expect("sent");
+        let mails: Vec<String> = mailbox.lock().await.drain(..).collect();
+        let subject = |mail: &String| mail.lines().find_map(|line| line.strip_prefix("Subject: ")).expect("a subject").to_owned();
+        mails.iter().map(subject).filter(|subject| subject.contains("T-")).collect::<Vec<_>>()
+    };
+
+    let id = shop.issue(0).await;
+    let number = shop.invoice(&id).await.number.expect("a number");
+    let open = eventually("the case", IN_TIME, || async { cases().await.pop() }).await;
+    assert_eq!((open.invoice, open.attempts, open.due.minor, open.closed_at), (id.clone(), 1, 7299, None));
+    assert!(open.next_attempt.is_some(), "Stripe tries again in some days");
+    assert_eq!(restricted().await, Some(open.opened_at), "calls are refused from the first failure on");
+    assert_eq!(subjects().await.iter().filter(|subject| subject.contains(&number)).count(), 1);
+    assert_eq!(subjects().await.iter().filter(|subject| subject.contains(&number)).count(), 0, "once a day of the policy");
+
+    shop.give_card().await;
+    shop.when_paid(&id).await;
+    let closed = cases().await.pop().expect("it stays on record");
+    assert_eq!((closed.outcome.as_deref(), closed.due.minor, closed.restricted_from), (Some("recovered"), 0, None));
+    assert_eq!(restricted().await, None, "calls pass again");
+    assert_eq!(shop.invoice(&id).await.state, State::Paid);
+    let thanked = subjects().await;
+    assert!(thanked.iter().any(|subject| subject.starts_with("Paid: invoice") && subject.contains(&number)), "{thanked:?}");
+}
