@@ -1,5 +1,7 @@
 //! Coupons: something off a subscription's invoices, for some periods or for ever, from some prices or all.
 
+use std::collections::HashMap;
+
 use bigdecimal::BigDecimal;
 use chrono::{DateTime, Utc};
 use farebox_core::clock;
@@ -215,43 +217,56 @@ pub async fn remove(
     if done.rows_affected() == 0 { Err(BillingError::NotFound("coupon on this subscription")) } else { Ok(()) }
 }
 
-/// What is off the invoice of a period that starts at `start`, in the order of redemption. A coupon for some periods
-/// holds as long as it was on fewer of them; the same period's further invoices have it too.
-pub(crate) async fn discounts(
+/// A coupon that holds for a subscription's invoice.
+#[derive(Debug, Clone)]
+pub(crate) struct Redeemed {
+    discount: Discount,
+    plans: Vec<String>,
+}
+
+impl Redeemed {
+    /// What is off, where the coupon is for the plans in force and has an amount in the currency.
+    pub fn discount(&self, plans: &[String], currency: &str) -> Option<Discount> {
+        let meant = self.plans.is_empty() || plans.iter().any(|plan| self.plans.contains(plan));
+        let priced = match &self.discount.off {
+            Off::Share(_) => true,
+            Off::Fixed(amounts) => amounts.0.contains_key(currency),
+        };
+        (meant && priced).then(|| self.discount.clone())
+    }
+}
+
+/// Of each subscription, what is off the invoice of a period that begins at the instant beside it, in the order of
+/// redemption. A coupon for some periods holds as long as it was on fewer of them; the same period's further invoices have it
+/// too.
+pub(crate) async fn redeemed(
     conn: &mut PgConnection,
-    subscription: &Subscription,
-    plans: &[String],
-    start: DateTime<Utc>,
-) -> Result<Vec<Discount>, BillingError> {
+    of: &[(&Subscription, DateTime<Utc>)],
+) -> Result<HashMap<SubscriptionId, Vec<Redeemed>>, BillingError> {
+    let (ids, starts): (Vec<_>, Vec<_>) = of.iter().map(|(subscription, start)| (subscription.id.to_string(), *start)).unzip();
     let rows = sqlx::query!(
-        r#"SELECT c.id, c.name, c.share, c.amounts, c.prices, c.plans FROM subscription_coupons s JOIN coupons c ON c.id = s.coupon_id
-           WHERE s.subscription_id = $1 AND s.removed_at IS NULL
+        r#"SELECT s.subscription_id AS "subscription: SubscriptionId", c.id, c.name, c.share, c.amounts, c.prices, c.plans
+           FROM unnest($1::text[], $2::timestamptz[]) AS w (subscription_id, start)
+           JOIN subscription_coupons s ON s.subscription_id = w.subscription_id JOIN coupons c ON c.id = s.coupon_id
+           WHERE s.removed_at IS NULL
              AND (c.periods IS NULL OR c.periods > (
                  SELECT count(DISTINCT i.period_start) FROM invoice_discounts d JOIN invoices i ON i.id = d.invoice_id
-                 WHERE d.coupon_id = c.id AND i.subscription_id = $1 AND i.period_start <> $2 AND i.state <> 'void'))
+                 WHERE d.coupon_id = c.id AND i.subscription_id = s.subscription_id AND i.period_start <> w.start AND i.state <> 'void'))
            ORDER BY s.id"#,
-        subscription.id.as_str(),
-        start
+        &ids,
+        &starts
     )
     .fetch_all(conn)
     .await?;
-    let mut found = Vec::new();
+    let mut found: HashMap<SubscriptionId, Vec<Redeemed>> = HashMap::new();
     for row in rows {
-        if !row.plans.is_empty() && !plans.iter().any(|plan| row.plans.contains(plan)) {
-            continue;
-        }
         let off = match (row.share, row.amounts) {
             (Some(share), _) => Off::Share(Decimal(share)),
-            (None, Some(amounts)) => {
-                let amounts: Amounts = serde_json::from_value(amounts).map_err(|e| BillingError::unreadable("a coupon", e))?;
-                if !amounts.0.contains_key(&subscription.currency) {
-                    continue;
-                }
-                Off::Fixed(amounts)
-            }
+            (None, Some(amounts)) => Off::Fixed(serde_json::from_value(amounts).map_err(|e| BillingError::unreadable("a coupon", e))?),
             (None, None) => continue,
         };
-        found.push(Discount { id: row.id, name: row.name, off, prices: row.prices });
+        let discount = Discount { id: row.id, name: row.name, off, prices: row.prices };
+        found.entry(row.subscription).or_default().push(Redeemed { discount, plans: row.plans });
     }
     Ok(found)
 }

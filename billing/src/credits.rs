@@ -1,6 +1,8 @@
 //! Prepaid credits: grants, and a double-entry ledger of what became of them. A balance is never below zero: the
 //! database refuses it.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use farebox_core::clock;
 use farebox_core::ids::{ConsumerId, GrantId, InvoiceId, WorkspaceId};
@@ -9,7 +11,6 @@ use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
 use crate::BillingError;
-use crate::rating::invoice::Credit;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -168,18 +169,29 @@ async fn post(
 }
 
 pub async fn get(conn: &mut PgConnection, ws: &WorkspaceId, id: &GrantId) -> Result<Option<Grant>, BillingError> {
-    Ok(list(conn, ws, None).await?.into_iter().find(|grant| grant.id == *id))
+    Ok(select(conn, ws, Some(id), None).await?.pop())
 }
 
 /// Of one consumer or all, in the order of use.
 pub async fn list(conn: &mut PgConnection, ws: &WorkspaceId, consumer: Option<&ConsumerId>) -> Result<Vec<Grant>, BillingError> {
+    select(conn, ws, None, consumer.map(|consumer| vec![consumer.to_string()]).as_deref()).await
+}
+
+/// In the order of use.
+async fn select(
+    conn: &mut PgConnection,
+    ws: &WorkspaceId,
+    id: Option<&GrantId>,
+    consumers: Option<&[String]>,
+) -> Result<Vec<Grant>, BillingError> {
     let rows = sqlx::query!(
         r#"SELECT id AS "id: GrantId", consumer_id AS "consumer: ConsumerId", name, kind AS "kind: GrantKind", currency, amount_minor, balance_minor,
                   taxed, priority, effective_at, expires_at, rollover_minor, rollover_days
-           FROM credit_grants WHERE workspace_id = $1 AND ($2::text IS NULL OR consumer_id = $2)
+           FROM credit_grants WHERE workspace_id = $1 AND ($2::text IS NULL OR id = $2) AND ($3::text[] IS NULL OR consumer_id = ANY($3))
            ORDER BY priority, expires_at NULLS LAST, id"#,
         ws.as_str(),
-        consumer.map(ConsumerId::as_str)
+        id.map(GrantId::as_str),
+        consumers
     )
     .fetch_all(conn)
     .await?;
@@ -230,23 +242,23 @@ pub async fn entries(conn: &mut PgConnection, ws: &WorkspaceId, grant: &GrantId)
         .collect()
 }
 
-/// What an invoice at `at` may use, in the order of use. Locked until the transaction ends when it is to be used.
+/// What is left to consumers, in the order of use. Locked until the transaction ends when it is to be used.
 pub(crate) async fn usable(
     conn: &mut PgConnection,
     ws: &WorkspaceId,
-    consumer: &ConsumerId,
-    currency: Currency,
-    at: DateTime<Utc>,
+    consumers: &[String],
     lock: bool,
-) -> Result<Vec<Credit>, BillingError> {
+) -> Result<HashMap<ConsumerId, Vec<Grant>>, BillingError> {
     if lock {
-        let sql = "SELECT id FROM credit_grants WHERE workspace_id = $1 AND consumer_id = $2 ORDER BY id FOR UPDATE";
-        sqlx::query(sql).bind(ws.as_str()).bind(consumer.as_str()).execute(&mut *conn).await?;
+        let sql =
+            "SELECT id FROM credit_grants WHERE workspace_id = $1 AND consumer_id = ANY($2) AND balance_minor > 0 ORDER BY id FOR UPDATE";
+        sqlx::query(sql).bind(ws.as_str()).bind(consumers).execute(&mut *conn).await?;
     }
-    let grants = list(conn, ws, Some(consumer)).await?.into_iter().filter(|grant| {
-        grant.currency == currency && grant.balance.minor > 0 && grant.effective_at <= at && grant.expires_at.is_none_or(|end| end > at)
-    });
-    Ok(grants.map(|grant| Credit { id: grant.id.to_string(), name: grant.name, left: grant.balance, taxed: grant.taxed }).collect())
+    let mut found: HashMap<ConsumerId, Vec<Grant>> = HashMap::new();
+    for grant in select(conn, ws, None, Some(consumers)).await?.into_iter().filter(|grant| grant.balance.minor > 0) {
+        found.entry(grant.consumer.clone()).or_default().push(grant);
+    }
+    Ok(found)
 }
 
 /// Takes from the grants what an invoice used of them.

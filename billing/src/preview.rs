@@ -7,7 +7,7 @@ use farebox_core::money::{Currency, Money, plain};
 use farebox_core::period::Period;
 use serde::Serialize;
 
-use crate::gather::{Counting, Span, assemble, gather};
+use crate::gather::{Accounts, Counter, Counting, Records, Span, assemble, gather};
 use crate::rating::LineKind;
 use crate::{BillingError, plans, settings, subscriptions};
 
@@ -56,8 +56,11 @@ pub async fn preview(app: &App, ws: &WorkspaceId, id: &SubscriptionId) -> Result
     let now = workspace.clock.now().max(from);
     let period = subscription.period_at(&plans, workspace.time_zone, now, subscription.closed_until)?;
     let span = Span { period, next: subscription.period_at(&plans, workspace.time_zone, period.end, Some(period.end))? };
-    let gathered = gather(app, &mut conn, &workspace, &subscription, span, Counting::Quick).await?;
-    let rated = assemble(&mut conn, &workspace, &subscription, &consumer, period, gathered, false).await?.rated;
+    let (counter, of) = (Counter::new(app, ws), [(&subscription, period.start)]);
+    let records = Records::load(&mut conn, &workspace, &counter, &of).await?;
+    let accounts = Accounts::load(&mut conn, ws, &of, false).await?;
+    let gathered = gather(&counter, &records, &workspace, &subscription, span, Counting::Quick).await?;
+    let rated = assemble(&accounts, &workspace, &subscription, &consumer, period, gathered)?.rated;
     let shown = rated.lines.into_iter().map(|rated| PreviewLine {
         kind: rated.line.kind,
         name: rated.line.name,

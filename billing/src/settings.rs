@@ -1,5 +1,7 @@
 //! How a workspace bills, and how one of its consumers is billed.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
 use farebox_core::clock;
 use farebox_core::ids::{ConsumerId, WorkspaceId};
@@ -137,17 +139,30 @@ pub async fn set(conn: &mut PgConnection, ws: &WorkspaceId, settings: &BillingSe
 }
 
 pub async fn of_consumer(conn: &mut PgConnection, ws: &WorkspaceId, consumer: &ConsumerId) -> Result<ConsumerBilling, BillingError> {
-    let row = sqlx::query!(
-        r#"SELECT currency, tax_status AS "tax_status: TaxStatus", tax_reason, tax_id FROM consumer_billing
-           WHERE workspace_id = $1 AND consumer_id = $2"#,
+    Ok(of_consumers(conn, ws, &[consumer.to_string()]).await?.remove(consumer).unwrap_or_default())
+}
+
+/// Of those for whom something was set.
+pub async fn of_consumers(
+    conn: &mut PgConnection,
+    ws: &WorkspaceId,
+    consumers: &[String],
+) -> Result<HashMap<ConsumerId, ConsumerBilling>, BillingError> {
+    let rows = sqlx::query!(
+        r#"SELECT consumer_id AS "consumer: ConsumerId", currency, tax_status AS "tax_status: TaxStatus", tax_reason, tax_id FROM consumer_billing
+           WHERE workspace_id = $1 AND consumer_id = ANY($2)"#,
         ws.as_str(),
-        consumer.as_str()
+        consumers
     )
-    .fetch_optional(conn)
+    .fetch_all(conn)
     .await?;
-    let Some(row) = row else { return Ok(ConsumerBilling::default()) };
-    let currency = row.currency.map(|code| code.parse()).transpose().map_err(|e| BillingError::unreadable("a consumer's currency", e))?;
-    Ok(ConsumerBilling { currency, tax_status: row.tax_status, tax_reason: row.tax_reason, tax_id: row.tax_id })
+    rows.into_iter()
+        .map(|row| {
+            let currency =
+                row.currency.map(|code| code.parse()).transpose().map_err(|e| BillingError::unreadable("a consumer's currency", e))?;
+            Ok((row.consumer, ConsumerBilling { currency, tax_status: row.tax_status, tax_reason: row.tax_reason, tax_id: row.tax_id }))
+        })
+        .collect()
 }
 
 pub async fn set_consumer(

@@ -26,3 +26,27 @@ pub async fn record(
     .await?;
     Ok(())
 }
+
+/// The same deed on many: a target with its own detail each.
+pub async fn record_many(
+    conn: &mut PgConnection,
+    workspace: &WorkspaceId,
+    actor: &str,
+    action: &str,
+    targets: &[String],
+    details: &[serde_json::Value],
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "INSERT INTO audit_log (workspace_id, at, actor, action, target, detail)
+         SELECT $1, $2, $3, $4, * FROM unnest($5::text[], $6::jsonb[])",
+        workspace.as_str(),
+        crate::clock::now(),
+        actor,
+        action,
+        targets,
+        details
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}

@@ -77,6 +77,51 @@ fn summed(value: &str) -> String {
     )
 }
 
+/// What is behind a meter's value in a period for every subscription: one scan, however many are asked about.
+pub struct Proofs {
+    meter: Meter,
+    selection: Selection,
+    period: Period,
+    query: String,
+    parameters: BTreeMap<String, serde_json::Value>,
+    versions: Versions,
+    behind: Answers,
+}
+
+pub async fn of_all(app: &App, workspace: &WorkspaceId, meter: &str, period: Period) -> Result<Proofs, MeteringError> {
+    let (meter, rule) = definition(app, workspace, meter).await?;
+    let versions = sync::versions(app, workspace).await?;
+    let selection = Selection::new(&meter, &[], &[])?;
+    let facts = facts(&selection, period, &rule, String::new());
+    let behind = if period.is_empty() { Answers::default() } else { all(app, workspace, &meter, &selection, &facts, versions).await? };
+    let query = facts.raw_sql(&summed(&selection.measure.value));
+    let mut parameters = selection.parameters.shown();
+    parameters.insert("ws".to_owned(), workspace.as_str().into());
+    Ok(Proofs { meter, selection, period, query, parameters, versions, behind })
+}
+
+impl Proofs {
+    pub fn of(&self, subscription: &SubscriptionId) -> Result<Proof, MeteringError> {
+        let behind = self.behind.get(subscription.as_str());
+        let (value, n) = behind.map_or(("0", 0), |behind| (behind.value.as_str(), behind.n));
+        let definition = &self.meter.definition;
+        Ok(Proof {
+            // Nothing is what there is of no value: no average, no latest one.
+            value: self.selection.measure.quantity(definition, value, n)?.unwrap_or_default(),
+            meter: definition.name.clone(),
+            meter_version: self.meter.version,
+            subscription: subscription.clone(),
+            period: self.period,
+            query: self.query.clone(),
+            parameters: self.parameters.clone(),
+            events: behind.map_or(0, |behind| behind.events),
+            errors: behind.map_or(0, |behind| behind.failed),
+            hash: behind.map_or_else(|| "0".repeat(32), |behind| behind.hash.clone()),
+            versions: self.versions,
+        })
+    }
+}
+
 /// What is behind a meter's value for a subscription in a period.
 pub async fn of(
     app: &App,
@@ -85,33 +130,7 @@ pub async fn of(
     meter: &str,
     period: Period,
 ) -> Result<Proof, MeteringError> {
-    let (meter, rule) = definition(app, workspace, meter).await?;
-    let versions = sync::versions(app, workspace).await?;
-    let selection = Selection::new(&meter, &[], &[])?;
-    let facts = facts(&selection, period, &rule, String::new());
-    let behind = if period.is_empty() {
-        None
-    } else {
-        all(app, workspace, &meter, &selection, &facts, versions).await?.get(subscription.as_str()).cloned()
-    };
-    let behind =
-        behind.unwrap_or_else(|| Behind { of: String::new(), events: 0, hash: "0".repeat(32), value: "0".to_owned(), n: 0, failed: 0 });
-    let mut parameters = selection.parameters.shown();
-    parameters.insert("ws".to_owned(), workspace.as_str().into());
-    Ok(Proof {
-        // Nothing is what there is of no value: no average, no latest one.
-        value: selection.measure.quantity(&meter.definition, &behind.value, behind.n)?.unwrap_or_default(),
-        meter: meter.definition.name,
-        meter_version: meter.version,
-        subscription: subscription.clone(),
-        period,
-        query: facts.raw_sql(&summed(&selection.measure.value)),
-        parameters,
-        events: behind.events,
-        errors: behind.failed,
-        hash: behind.hash,
-        versions,
-    })
+    of_all(app, workspace, meter, period).await?.of(subscription)
 }
 
 /// The events behind it, sorted by id, those after `after` (empty for the first page).

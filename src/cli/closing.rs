@@ -49,6 +49,16 @@ pub struct Close {
     /// A month, such as 2026-10.
     #[arg(long)]
     period: String,
+    /// Only say what would be issued; nothing is stored.
+    #[arg(long)]
+    rehearse: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Clock {
+    /// Move it ahead: 31d, 12h, 90m or 45s. It never goes back.
+    #[arg(long)]
+    advance: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -82,9 +92,35 @@ pub fn rate(command: &Rate) -> anyhow::Result<()> {
 }
 
 pub async fn close(instance: &Instance, command: &Close) -> anyhow::Result<()> {
-    let answer = close_period(instance, &command.period).await?;
+    let answer = if command.rehearse {
+        instance.get(&format!("/api/v1/close/{}/rehearsal", command.period)).await?
+    } else {
+        close_period(instance, &command.period).await?
+    };
     println!("{}", serde_json::to_string_pretty(&answer)?);
     Ok(())
+}
+
+/// The clock of a workspace in test mode.
+pub async fn clock(instance: &Instance, command: &Clock) -> anyhow::Result<()> {
+    let seconds = command.advance.as_deref().map_or(Ok(0), seconds)?;
+    let request = instance.request(Method::POST, "/api/v1/workspace/clock").json(&json!({ "advance_seconds": seconds }));
+    println!("{}", serde_json::to_string_pretty(&instance.json(request).await?)?);
+    Ok(())
+}
+
+fn seconds(text: &str) -> anyhow::Result<u64> {
+    let unit = |unit: char| match unit {
+        'd' => Some(86_400),
+        'h' => Some(3600),
+        'm' => Some(60),
+        's' => Some(1),
+        _ => None,
+    };
+    let found =
+        text.chars().last().and_then(unit).zip(text.get(..text.len().saturating_sub(1)).and_then(|number| number.parse::<u64>().ok()));
+    let (unit, number) = found.with_context(|| format!("`{text}` is not a time such as 31d, 12h, 90m or 45s"))?;
+    number.checked_mul(unit).context("that is too far ahead")
 }
 
 pub async fn credit(instance: &Instance, command: &Credit) -> anyhow::Result<()> {

@@ -76,6 +76,8 @@ enum Command {
     Erase(events::Erase),
     /// Close every subscription period that ended in a month.
     Close(closing::Close),
+    /// A test workspace's clock: what it says, or move it ahead, and trials end, periods close, invoices issue.
+    Clock(closing::Clock),
     /// Credit an issued invoice, in whole or in part.
     Credit(closing::Credit),
     /// Finance's files: invoices, lines, ... as CSV, Parquet or XLSX, with what they add up to.
@@ -143,6 +145,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Retention(command) => events::retention(&find.instance()?, &command).await,
         Command::Erase(command) => events::erase(&find.instance()?, &command).await,
         Command::Close(command) => closing::close(&find.instance()?, &command).await,
+        Command::Clock(command) => closing::clock(&find.instance()?, &command).await,
         Command::Credit(command) => closing::credit(&find.instance()?, &command).await,
         Command::Export(command) => export::export(&find.instance()?, &command).await,
         Command::LoginLink => records::login_link(find).await,

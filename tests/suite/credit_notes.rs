@@ -138,7 +138,8 @@ pub async fn a_paid_invoice_is_given_back(suite: &Suite) {
     // Someone refunds in Stripe's dashboard: it is recorded without a document, and the document follows.
     let charge = shop.at_stripe("charges").await[0]["id"].as_str().expect("an id").to_owned();
     shop.in_the_dashboard("refunds", &[("charge", &charge), ("amount", "2380")]).await;
-    eventually("the refund", IN_TIME, || async { Some(list().await).filter(|found| found.len() == 2 && found[0].succeeded_at.is_some()) }).await;
+    eventually("the refund", IN_TIME, || async { Some(list().await).filter(|found| found.len() == 2 && found[0].succeeded_at.is_some()) })
+        .await;
     assert_eq!(books(&shop).await.get("customer_credit"), Some(&(2380 - 278)), "given back without a reason");
     credit(&shop, &id, &to(To::OutOfBand, part(&invoice, 0, "20.00"))).await.expect("its document");
     assert!(list().await.iter().all(|refund| refund.credit_note.is_some()));
@@ -178,7 +179,8 @@ pub async fn disputes_are_recorded(suite: &Suite) {
     let of = |invoice: &InvoiceId| open.iter().find(|dispute| dispute.invoice == *invoice).expect("a dispute").id.clone();
     shop.in_the_dashboard(&format!("disputes/{}", of(&first)), &[("evidence[uncategorized_text]", "winning_evidence")]).await;
     shop.in_the_dashboard(&format!("disputes/{}/close", of(&second)), &[]).await;
-    eventually("both decisions", IN_TIME, || async { Some(list().await).filter(|found| found.iter().all(|d| d.closed_at.is_some())) }).await;
+    eventually("both decisions", IN_TIME, || async { Some(list().await).filter(|found| found.iter().all(|d| d.closed_at.is_some())) })
+        .await;
     assert_eq!(books(&shop).await, accounts(&[("bad_debt", 7299), ("cash", 7299), ("revenue", -2 * 6134), ("tax_payable", -2 * 1165)]));
     assert_eq!(shop.invoice(&first).await.state, State::Paid, "an invoice whose payment is disputed was paid");
 }
@@ -212,7 +214,9 @@ pub async fn a_credit_note_is_a_document(suite: &Suite) {
     assert!(pdf.starts_with(b"%PDF-"));
     std::fs::write(suite.data.join("credit-note.pdf"), &pdf).expect("written");
     let shown = String::from_utf8(html.clone()).expect("UTF-8");
-    for part in ["Credit note", "Corrects invoice", "ACME-CN-000001", "VAT 19 % on 0.50", "Four calls were our own tests.", "less is to be paid"] {
+    for part in
+        ["Credit note", "Corrects invoice", "ACME-CN-000001", "VAT 19 % on 0.50", "Four calls were our own tests.", "less is to be paid"]
+    {
         assert!(shown.contains(part), "{part} in {shown}");
     }
     assert_eq!((document("pdf").await, document("html").await), (pdf, html));

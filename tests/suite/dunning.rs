@@ -6,8 +6,10 @@ use farebox_billing::dunning::{self, Policy, failed, mails};
 use farebox_billing::invoices::State;
 use farebox_billing::overdue;
 use farebox_billing::stripe::endpoint::register_webhook;
+use farebox_billing::stripe::settings;
 use farebox_core::config;
 use farebox_core::mail::Mailer;
+use farebox_core::workspace;
 
 use crate::finance_mail::smtp;
 use crate::harness::{Suite, eventually};
@@ -35,7 +37,12 @@ pub async fn a_refused_card_starts_dunning(suite: &Suite) {
     };
     let restricted = async || {
         let mut conn = suite.app.pg.acquire().await.expect("PostgreSQL");
-        overdue::all(&mut conn).await.expect("PostgreSQL").into_iter().find(|owes| owes.workspace == *ws).and_then(|owes| owes.restricted_from)
+        overdue::all(&mut conn)
+            .await
+            .expect("PostgreSQL")
+            .into_iter()
+            .find(|owes| owes.workspace == *ws)
+            .and_then(|owes| owes.restricted_from)
     };
     let subjects = async || {
         mails::run_once(&suite.app, &mailer).await.expect("sent");
@@ -61,4 +68,35 @@ pub async fn a_refused_card_starts_dunning(suite: &Suite) {
     assert_eq!(shop.invoice(&id).await.state, State::Paid);
     let thanked = subjects().await;
     assert!(thanked.iter().any(|subject| subject.starts_with("Paid: invoice") && subject.contains(&number)), "{thanked:?}");
+}
+
+/// With a test key Stripe's clock goes with the workspace's: a card that is refused is tried again after three days there, which
+/// are a second here.
+pub async fn stripes_test_clock_goes_with_ours(suite: &Suite) {
+    let shop = Shop::open(&suite.app, "ahead").await;
+    let ws = &shop.workspace;
+    let mut conn = suite.app.pg.acquire().await.expect("PostgreSQL");
+    shop.connect().await;
+    let refused = settings::set_test_clocks(&mut conn, ws, true).await.expect_err("not in test mode");
+    assert!(refused.to_string().contains("test mode"), "{refused}");
+    sqlx::query("UPDATE workspaces SET test_mode = true WHERE id = $1").bind(ws.as_str()).execute(&mut *conn).await.expect("PostgreSQL");
+    settings::set_test_clocks(&mut conn, ws, true).await.expect("set");
+    drop(conn);
+    register_webhook(&suite.app, ws).await.expect("registered").expect("reachable");
+    shop.give_this_card("4000000000000341").await;
+    let id = shop.issue(0).await;
+    let attempts = async || {
+        let mut conn = suite.app.pg.acquire().await.expect("PostgreSQL");
+        failed::list(&mut conn, ws, None).await.expect("PostgreSQL").first().map_or(0, |case| case.attempts)
+    };
+    eventually("the first attempt", IN_TIME, || async { Some(attempts().await).filter(|n| *n == 1) }).await;
+    let clocks = shop.at_stripe("test_helpers/test_clocks").await;
+    assert_eq!(clocks.len(), 1, "one customer, one clock");
+    let mut conn = suite.app.pg.acquire().await.expect("PostgreSQL");
+    assert!(workspace::advance_clock(&mut conn, ws, 4 * 86_400).await.expect("PostgreSQL"));
+    drop(conn);
+    eventually("the second attempt", IN_TIME, || async { Some(attempts().await).filter(|n| *n == 2) }).await;
+    let there = &shop.at_stripe("invoices").await[0];
+    assert_eq!((there["attempt_count"].as_i64(), there["status"].as_str()), (Some(2), Some("open")));
+    assert_eq!(shop.invoice(&id).await.state, State::Issued);
 }

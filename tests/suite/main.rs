@@ -221,6 +221,7 @@ fn main() -> ExitCode {
         sla::what_was_promised_and_not_kept_is_given_back,
         sla::promises_that_cannot_be_measured_are_refused,
         dunning::a_refused_card_starts_dunning,
+        dunning::stripes_test_clock_goes_with_ours,
         stripe::every_invoice_is_compared,
         stripe::one_invoice_whatever_stripe_answers,
         stripe::the_same_bytes_are_sent_again,

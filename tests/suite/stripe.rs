@@ -395,16 +395,17 @@ pub async fn every_invoice_is_compared(suite: &Suite) {
     shop.in_the_dashboard(&format!("invoices/{there}/void"), &[]).await;
     let customer = shop.at_stripe("customers").await[0]["id"].as_str().expect("an id").to_owned();
     let mark = shop.workspace.as_str().to_owned();
-    let copy = shop.in_the_dashboard(
-        "invoices",
-        &[
-            ("customer", &customer),
-            ("auto_advance", "false"),
-            ("metadata[farebox_workspace]", &mark),
-            ("metadata[farebox_invoice]", agreed.as_str()),
-        ],
-    )
-    .await;
+    let copy = shop
+        .in_the_dashboard(
+            "invoices",
+            &[
+                ("customer", &customer),
+                ("auto_advance", "false"),
+                ("metadata[farebox_workspace]", &mark),
+                ("metadata[farebox_invoice]", agreed.as_str()),
+            ],
+        )
+        .await;
     shop.in_the_dashboard(&format!("invoices/{}/finalize", copy["id"].as_str().expect("an id")), &[]).await;
 
     assert!(reconcile::reconcile(app, &shop.workspace).await.expect("compares"));

@@ -91,7 +91,6 @@ pub struct SubscriptionEntry {
     pub from: DateTime<Utc>,
 }
 
-
 pub fn check(raw: &RawCatalog) -> Result<Catalog, Vec<CatalogError>> {
     let mut errors = Errors::default();
     let name_is_right =
@@ -168,8 +167,7 @@ fn unique<'a>(names: impl Iterator<Item = (&'a At<String>, String)>, what: &str,
 
 fn seller(raw: &RawSeller, errors: &mut Errors) -> Value {
     let mut seller = json!({ "name": raw.name.value });
-    let prefixes =
-        [("invoice_number_prefix", &raw.invoice_number_prefix), ("credit_note_number_prefix", &raw.credit_note_number_prefix)];
+    let prefixes = [("invoice_number_prefix", &raw.invoice_number_prefix), ("credit_note_number_prefix", &raw.credit_note_number_prefix)];
     for (name, prefix) in prefixes.into_iter().filter_map(|(name, prefix)| Some((name, prefix.as_ref()?))) {
         let fits = prefix.value.len() <= PREFIX_MOST && prefix.value.bytes().all(|b| b.is_ascii_alphanumeric() || b"-/_.".contains(&b));
         if !fits {

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
 use super::{bill_corrections, close_period, open_subscriptions, schedule};
-use crate::gather::with_corrections;
+use crate::gather::{Counter, with_corrections};
 use crate::{BillingError, audit, calendar, plans, revenue, settings, subscriptions};
 
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
@@ -211,7 +211,7 @@ impl Look<'_> {
     async fn late(&self) -> Result<Step, BillingError> {
         let mut conn = self.app.pg.acquire().await?;
         let days = i64::from(settings::of(&mut conn, self.ws()).await?.late_days);
-        let open = with_corrections(self.app, &mut conn, &self.workspace, true, days).await?.len();
+        let open = with_corrections(&Counter::new(self.app, self.ws()), &mut conn, &self.workspace, true, days).await?.len();
         let detail = if open == 0 {
             "Nothing came after its period was invoiced that is not corrected.".to_owned()
         } else {

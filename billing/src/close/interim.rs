@@ -10,9 +10,10 @@ use farebox_core::workspace::Workspace;
 use farebox_metering::{completeness, consumers, timelines};
 use sqlx::PgConnection;
 
-use super::draft::{self, Document};
-use super::{issue, schedule, take};
-use crate::gather::{Counting, Gathered, GatheredLine, Span, corrections, gather_until, with_corrections};
+use super::batch::take;
+use super::draft::{self, Document, Sheet};
+use super::{issue, schedule};
+use crate::gather::{Counter, Counting, Gathered, GatheredLine, Records, Span, corrections, gather_until, note, with_corrections};
 use crate::rating::LineKind;
 use crate::settings::LateUsage;
 use crate::subscriptions::Subscription;
@@ -52,7 +53,7 @@ async fn bill_threshold(
     at: DateTime<Utc>,
 ) -> Result<Option<InvoiceId>, BillingError> {
     let mut transaction = app.pg.begin().await?;
-    if !take(&mut transaction, id, false).await? {
+    if take(&mut transaction, std::slice::from_ref(id), false).await?.is_empty() {
         return Ok(None);
     }
     let subscription = subscriptions::lock(&mut transaction, &workspace.id, id).await?;
@@ -67,11 +68,13 @@ async fn bill_threshold(
     let (Some(threshold), true) = (threshold, period.contains(at) && period.start < at) else { return Ok(None) };
     let threshold = Money::round(&threshold, currency)?;
     let span = Span { period, next };
-    let quick = gather_until(app, &mut transaction, workspace, &subscription, span, at, Counting::Quick).await?;
+    let counter = Counter::new(app, &workspace.id);
+    let records = Records::load(&mut transaction, workspace, &counter, &[(&subscription, period.start)]).await?;
+    let quick = gather_until(&counter, &records, workspace, &subscription, span, at, Counting::Quick).await?;
     if unbilled(&quick)?.minor < threshold.minor {
         return Ok(None);
     }
-    let proven = gather_until(app, &mut transaction, workspace, &subscription, span, at, Counting::Proven).await?;
+    let proven = gather_until(&counter, &records, workspace, &subscription, span, at, Counting::Proven).await?;
     if unbilled(&proven)?.minor < threshold.minor {
         return Ok(None);
     }
@@ -93,7 +96,7 @@ pub async fn bill_corrections(app: &App, workspace: &Workspace, all: bool) -> Re
     let settings = settings::of(&mut conn, &workspace.id).await?;
     timelines::sync(app).await?;
     let own = all || settings.late_usage == LateUsage::OwnInvoice;
-    let ids = with_corrections(app, &mut conn, workspace, own, i64::from(settings.late_days)).await?;
+    let ids = with_corrections(&Counter::new(app, &workspace.id), &mut conn, workspace, own, i64::from(settings.late_days)).await?;
     drop(conn);
     let mut issued = Vec::new();
     for id in ids {
@@ -104,11 +107,16 @@ pub async fn bill_corrections(app: &App, workspace: &Workspace, all: bool) -> Re
 
 async fn bill_correction(app: &App, workspace: &Workspace, id: &SubscriptionId) -> Result<Option<InvoiceId>, BillingError> {
     let mut transaction = app.pg.begin().await?;
-    if !take(&mut transaction, id, false).await? {
+    if take(&mut transaction, std::slice::from_ref(id), false).await?.is_empty() {
         return Ok(None);
     }
     let subscription = subscriptions::lock(&mut transaction, &workspace.id, id).await?;
-    let lines = corrections(app, &mut transaction, workspace, &subscription, Counting::Proven).await?;
+    let counter = Counter::new(app, &workspace.id);
+    let open_from = subscription.open_from(None);
+    let records = Records::load(&mut transaction, workspace, &counter, &[(&subscription, open_from)]).await?;
+    let mut counted = Vec::new();
+    let lines = corrections(&counter, &records, workspace, &subscription, Counting::Proven, &mut counted).await?;
+    note(&mut transaction, &workspace.id, &counted).await?;
     let Some(period) = whole_of(&lines) else {
         transaction.commit().await?;
         return Ok(None);
@@ -120,6 +128,7 @@ async fn bill_correction(app: &App, workspace: &Workspace, id: &SubscriptionId) 
         terms: last.and_then(|phase| definitions.get(&phase.plan_version)).map(|plan| plan.terms.clone()).unwrap_or_default(),
         plans: last.map(|phase| phase.plan.clone()).into_iter().collect(),
         lines,
+        counted,
     };
     let draft = write(&mut transaction, workspace, &subscription, "adjustment", period, gathered).await?;
     transaction.commit().await?;
@@ -149,7 +158,8 @@ async fn write(
     )
     .fetch_one(&mut *conn)
     .await?;
-    draft::write(conn, workspace, subscription, &consumer, Document { kind, sequence, period }, gathered, workspace.clock.now()).await
+    let sheet = Sheet { subscription, consumer: &consumer, document: Document { kind, sequence, period }, gathered };
+    draft::write(conn, workspace, sheet, workspace.clock.now()).await
 }
 
 /// A draft that is left by a crash is found and issued by the next close.

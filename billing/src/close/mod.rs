@@ -6,10 +6,11 @@
 //! passing is waited for a day, no longer, and named. A close asked for by a person needs one of the two. A workspace
 //! whose test clock runs ahead has no events to wait for.
 //!
-//! **Exactly once.** Each subscription's period is drafted in one transaction under an advisory lock, and a unique
-//! constraint stands behind it; issuing is a second transaction on the draft. Whatever dies in between, the next run
+//! **Exactly once.** Periods are drafted in batches, each in one transaction ([`batch`]) that holds an advisory lock for each
+//! subscription, and a unique constraint stands behind it; issuing is a second transaction on the drafts. Whatever dies in between, the next run
 //! finds the draft and issues it, or finds nothing and starts over. Any number of workers may run.
 
+mod batch;
 pub mod checklist;
 mod draft;
 mod interim;
@@ -18,25 +19,29 @@ pub(crate) mod numbers;
 mod report;
 mod schedule;
 
+use std::collections::{HashMap, HashSet};
+
 use chrono::{DateTime, Utc};
 use farebox_core::App;
 use farebox_core::ids::{InvoiceId, SubscriptionId, WorkspaceId};
+use farebox_core::money::{Currency, Money};
 use farebox_core::period::Period;
 use farebox_core::workspace::{self, Workspace};
-use farebox_metering::{completeness, consumers, repair, timelines};
+use farebox_metering::{completeness, repair, timelines};
 use futures::StreamExt;
-use sqlx::PgConnection;
+use serde::Serialize;
 
 pub use interim::{bill_corrections, bill_thresholds};
 pub use report::{CloseProblem, CloseReport};
-pub use schedule::{Due, Open, due, grace_end, open_subscriptions, run, run_due};
+pub use schedule::{Due, Open, due, grace_end, open_subscriptions, run, run_due, run_due_of};
 
-use self::draft::Document;
-use crate::gather::{Counting, Span, gather};
-use crate::{BillingError, calendar, credits, faults, plans, settings, subscriptions};
+use self::batch::{Next, Run};
+use crate::gather::Counter;
+use crate::{BillingError, calendar, credits, faults};
 
-/// Subscriptions of one workspace worked on at a time.
+/// Batches of one workspace worked on at a time, and subscriptions in each.
 const AT_ONCE: usize = 4;
+const BATCH: usize = 250;
 
 /// Closes every subscription period that ended in `period` (a month of the workspace's calendar), and earlier ones
 /// that were left open. Safe to repeat, and to run in several places at once.
@@ -93,41 +98,35 @@ async fn run_close(
     wait: bool,
 ) -> Result<CloseReport, BillingError> {
     let mut report = CloseReport::new(workspace, period);
-    let run = report::start(&mut *app.pg.acquire().await?, workspace, period).await?;
+    let kept = report::start(&mut *app.pg.acquire().await?, workspace, period).await?;
     faults::point("close.started");
-    let open = schedule::open_subscriptions(&mut *app.pg.acquire().await?, &workspace.id, until).await?;
-    if !open.is_empty() {
-        // Attribution as of now, in ClickHouse too; and copies of events with other times gone, before anything is counted.
-        timelines::sync(app).await?;
-        let first = open.iter().map(|o| o.from).min().unwrap_or(period.start).min(period.start);
-        repair::repair(app, &workspace.id, Period { start: calendar::period_of(first, workspace.time_zone)?.start, end: until }).await?;
-    }
-    let mut work = futures::stream::iter(open)
-        .map(|open| async move {
-            let result = close_subscription(app, workspace, &open.subscription, until, false).await;
-            (open, result)
-        })
-        .buffer_unordered(AT_ONCE);
+    let open = opened(app, workspace, period, until).await?;
+    let counter = Counter::new(app, &workspace.id);
+    let run = Run { app, workspace, counter: &counter, until };
+    let mut work = futures::stream::iter(batches(open)).map(|batch| close_batch(&run, batch, false)).buffer_unordered(AT_ONCE);
     let mut busy = Vec::new();
-    while let Some((open, result)) = work.next().await {
-        match result {
-            Ok(done) if done.busy && wait => {
-                report.issued += done.issued.len();
-                busy.push(open);
+    while let Some(results) = work.next().await {
+        for (id, result) in results {
+            match result {
+                Ok(done) if done.busy && wait => {
+                    report.issued += done.issued.len();
+                    busy.push(id);
+                }
+                result => report.add(workspace, id, result),
             }
-            result => report.add(workspace, open.subscription, result),
         }
     }
     drop(work);
     // One after the other: whoever waits for a lock holds a connection that the one who has it may need.
-    for open in busy {
-        let result = close_subscription(app, workspace, &open.subscription, until, true).await;
-        report.add(workspace, open.subscription, result);
+    for id in busy {
+        for (id, result) in close_batch(&run, vec![id], true).await {
+            report.add(workspace, id, result);
+        }
     }
     let mut conn = app.pg.acquire().await?;
     credits::expire(&mut conn, &workspace.id, workspace.clock.now()).await?;
     report.totals(&mut conn, &workspace.id, period).await?;
-    report::finish(&mut conn, run, &report).await?;
+    report::finish(&mut conn, kept, &report).await?;
     Ok(report)
 }
 
@@ -139,124 +138,158 @@ pub struct Done {
     pub busy: bool,
 }
 
-/// Closes its open periods that end by `until`, in their order.
-async fn close_subscription(
-    app: &App,
-    workspace: &Workspace,
-    id: &SubscriptionId,
-    until: DateTime<Utc>,
-    wait: bool,
-) -> Result<Done, BillingError> {
-    let mut done = Done::default();
-    loop {
-        match close_next(app, workspace, id, until, wait).await? {
-            Next::Issued(id) => done.issued.push(id),
-            Next::Nothing => {}
-            Next::Busy => done.busy = true,
-            Next::Over => return Ok(done),
-        }
-        if done.busy {
-            return Ok(done);
-        }
+/// The subscriptions with a period that ended by then, with everything ready to be counted.
+async fn opened(app: &App, workspace: &Workspace, period: Period, until: DateTime<Utc>) -> Result<Vec<Open>, BillingError> {
+    let open = schedule::open_subscriptions(&mut *app.pg.acquire().await?, &workspace.id, until).await?;
+    if !open.is_empty() {
+        // Attribution as of now, in ClickHouse too; and copies of events with other times gone, before anything is counted.
+        timelines::sync(app).await?;
+        let first = open.iter().map(|o| o.from).min().unwrap_or(period.start).min(period.start);
+        repair::repair(app, &workspace.id, Period { start: calendar::period_of(first, workspace.time_zone)?.start, end: until }).await?;
     }
+    Ok(open)
 }
 
-/// What became of one period.
-enum Next {
-    Issued(InvoiceId),
-    /// There was nothing to invoice in it, or someone else issued it in the meantime.
-    Nothing,
-    Busy,
-    /// No period is left that ended by then.
-    Over,
+/// What a close would issue now.
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+pub struct Rehearsal {
+    /// Of each subscription the next that is open: earlier months come first.
+    pub invoices: usize,
+    /// By currency, tax included.
+    pub totals: Vec<RehearsedTotal>,
+    /// What could not be closed, and why.
+    pub problems: Vec<CloseProblem>,
 }
 
-async fn close_next(app: &App, workspace: &Workspace, id: &SubscriptionId, until: DateTime<Utc>, wait: bool) -> Result<Next, BillingError> {
-    let now = workspace.clock.now();
-    let mut transaction = app.pg.begin().await?;
-    if !take(&mut transaction, id, wait).await? {
-        return Ok(Next::Busy);
-    }
-    let left = sqlx::query_scalar!(
-        r#"SELECT id AS "id: InvoiceId" FROM invoices WHERE subscription_id = $1 AND state = 'draft' AND period_end <= $2 ORDER BY id LIMIT 1"#,
-        id.as_str(),
-        until
-    )
-    .fetch_optional(&mut *transaction)
-    .await?;
-    let draft = match left {
-        Some(left) => Some(left),
-        None => match draft_next(app, &mut transaction, workspace, id, until).await? {
-            Drafted::Over => {
-                transaction.commit().await?;
-                return Ok(Next::Over);
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+pub struct RehearsedTotal {
+    #[schema(value_type = String)]
+    pub currency: Currency,
+    #[schema(value_type = String)]
+    pub total: Money,
+}
+
+/// Counts and rates as a close of the month would, from raw events, and stores nothing.
+pub async fn rehearse(app: &App, ws: &WorkspaceId, period: Period) -> Result<Rehearsal, BillingError> {
+    let workspace = workspace::by_id(&mut *app.pg.acquire().await?, ws).await?.ok_or(BillingError::NotFound("workspace"))?;
+    let open = opened(app, &workspace, period, period.end).await?;
+    let counter = Counter::new(app, ws);
+    let run = Run { app, workspace: &workspace, counter: &counter, until: period.end };
+    let mut work = futures::stream::iter(batches(open)).map(|batch| rehearse_batch(&run, batch)).buffer_unordered(AT_ONCE);
+    let mut rehearsal = Rehearsal { invoices: 0, totals: Vec::new(), problems: Vec::new() };
+    while let Some(result) = work.next().await {
+        let (results, totals) = result?;
+        rehearsal.invoices += totals.len();
+        for total in totals {
+            match rehearsal.totals.iter_mut().find(|sum| sum.currency == total.currency) {
+                Some(sum) => sum.total = sum.total.checked_add(total)?,
+                None => rehearsal.totals.push(RehearsedTotal { currency: total.currency, total }),
             }
-            Drafted::Draft(draft) => Some(draft),
-            Drafted::Nothing => None,
-        },
-    };
-    transaction.commit().await?;
-    let Some(draft) = draft else { return Ok(Next::Nothing) };
-    faults::point("close.drafted");
-    let issued = issue::issue(&mut *app.pg.acquire().await?, workspace, &draft, now).await?;
-    faults::point("close.issued");
-    if issued {
-        metrics::counter!("farebox_billing_invoices_issued_total").increment(1);
+        }
+        for (subscription, result) in results {
+            if let Err(error) = result {
+                rehearsal.problems.push(CloseProblem { subscription, detail: error.to_string() });
+            }
+        }
     }
-    Ok(if issued { Next::Issued(draft) } else { Next::Nothing })
+    Ok(rehearsal)
 }
 
-/// One worker at a time for a subscription, until the transaction ends.
-async fn take(conn: &mut PgConnection, id: &SubscriptionId, wait: bool) -> Result<bool, BillingError> {
-    let key = format!("close {id}");
-    if wait {
-        sqlx::query!("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", key).execute(conn).await?;
-        return Ok(true);
-    }
-    Ok(sqlx::query_scalar!(r#"SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0)) AS "mine!""#, key).fetch_one(conn).await?)
+async fn rehearse_batch(run: &Run<'_>, ids: Vec<SubscriptionId>) -> Result<(Vec<batch::DraftResult>, Vec<Money>), BillingError> {
+    run.rehearse_next(&ids).await
 }
 
-enum Drafted {
-    Draft(InvoiceId),
-    Nothing,
-    Over,
+/// Drafts the next period of each subscription that ended by the month's end, and leaves it at that: a close issues what is
+/// drafted. How many there are.
+pub async fn draft_month(app: &App, ws: &WorkspaceId, period: Period) -> Result<usize, BillingError> {
+    let workspace = workspace::by_id(&mut *app.pg.acquire().await?, ws).await?.ok_or(BillingError::NotFound("workspace"))?;
+    let open = opened(app, &workspace, period, period.end).await?;
+    let counter = Counter::new(app, ws);
+    let run = Run { app, workspace: &workspace, counter: &counter, until: period.end };
+    let mut work = futures::stream::iter(batches(open)).map(|batch| draft_batch(&run, batch)).buffer_unordered(AT_ONCE);
+    let mut drafted = 0;
+    while let Some(result) = work.next().await {
+        drafted += result?;
+    }
+    Ok(drafted)
 }
 
-/// Drafts the next period, and moves the subscription past it, in one transaction.
-async fn draft_next(
-    app: &App,
-    conn: &mut PgConnection,
-    workspace: &Workspace,
-    id: &SubscriptionId,
-    until: DateTime<Utc>,
-) -> Result<Drafted, BillingError> {
-    let ws = &workspace.id;
-    let subscription = subscriptions::lock(conn, ws, id).await?;
-    if subscriptions::reschedule(conn, ws, &subscription).await?.is_none_or(|closes_at| closes_at > until) {
-        return Ok(Drafted::Over);
+async fn draft_batch(run: &Run<'_>, ids: Vec<SubscriptionId>) -> Result<usize, BillingError> {
+    let (results, _) = run.draft_next(&ids, true).await?;
+    Ok(results.iter().filter(|(_, result)| matches!(result, Ok(batch::Drafted::Draft { .. }))).count())
+}
+
+/// In parts of a size that a transaction takes, each with at most one subscription of a consumer.
+fn batches(open: Vec<Open>) -> Vec<Vec<SubscriptionId>> {
+    let (mut batches, mut rest) = (Vec::new(), open);
+    while !rest.is_empty() {
+        let (mut batch, mut payers, mut others) = (Vec::new(), HashSet::new(), Vec::new());
+        for open in rest {
+            if batch.len() < BATCH && payers.insert(open.consumer.clone()) {
+                batch.push(open.subscription);
+            } else {
+                others.push(open);
+            }
+            if batch.len() == BATCH {
+                batches.push(std::mem::take(&mut batch));
+                payers.clear();
+            }
+        }
+        if !batch.is_empty() {
+            batches.push(batch);
+        }
+        rest = others;
     }
-    let consumer = consumers::get(conn, ws, &subscription.consumer).await?.ok_or(BillingError::NotFound("consumer"))?;
-    let definitions = plans::of(conn, ws, subscription.phases.iter().map(|phase| &phase.plan_version)).await?;
-    let close_from = settings::of(conn, ws).await?.close_from;
-    let (period, next) = subscription.next_period(&definitions, workspace.time_zone, close_from)?;
-    let gathered = gather(app, conn, workspace, &subscription, Span { period, next }, Counting::Proven).await?;
-    faults::point("close.rated");
-    let draft = if gathered.lines.is_empty() {
-        None
-    } else {
-        draft::write(
-            conn,
-            workspace,
-            &subscription,
-            &consumer,
-            Document { kind: "regular", sequence: 0, period },
-            gathered,
-            workspace.clock.now(),
-        )
-        .await?
-    };
-    sqlx::query!("UPDATE subscriptions SET closed_until = $2 WHERE id = $1", id.as_str(), period.end).execute(&mut *conn).await?;
-    let closed = subscriptions::get(conn, ws, id).await?.ok_or(BillingError::NotFound("subscription"))?;
-    subscriptions::reschedule(conn, ws, &closed).await?;
-    Ok(draft.map_or(Drafted::Nothing, Drafted::Draft))
+    batches
+}
+
+/// Closes the open periods of several subscriptions that end by then, each one's in their order.
+async fn close_batch(run: &Run<'_>, ids: Vec<SubscriptionId>, wait: bool) -> Vec<(SubscriptionId, Result<Done, BillingError>)> {
+    let mut done: HashMap<SubscriptionId, Done> = HashMap::new();
+    let mut results = Vec::new();
+    let mut open = ids;
+    while !open.is_empty() {
+        let next = match run.close_next(&open, wait).await {
+            Ok(next) => next,
+            // What failed for all may have failed because of one: each by itself.
+            Err(error) if open.len() > 1 => {
+                tracing::warn!(subscriptions = open.len(), "subscriptions are closed one by one, since together they failed: {error}");
+                let mut each = Vec::new();
+                for id in &open {
+                    match run.close_next(std::slice::from_ref(id), wait).await {
+                        Ok(next) => each.extend(next),
+                        Err(error) => each.push((id.clone(), Err(error))),
+                    }
+                }
+                each
+            }
+            Err(error) => vec![(open.remove(0), Err(error))],
+        };
+        open = Vec::new();
+        for (id, next) in next {
+            let so_far = done.entry(id.clone()).or_default();
+            let more = match next {
+                Ok(Next::Issued { invoice, more }) => {
+                    so_far.issued.push(invoice);
+                    more
+                }
+                Ok(Next::Nothing { more }) => more,
+                Ok(Next::Busy) => {
+                    so_far.busy = true;
+                    false
+                }
+                Ok(Next::Over) => false,
+                Err(error) => {
+                    done.remove(&id);
+                    results.push((id, Err(error)));
+                    continue;
+                }
+            };
+            if more {
+                open.push(id);
+            }
+        }
+    }
+    results.extend(done.into_iter().map(|(id, done)| (id, Ok(done))));
+    results
 }

@@ -25,15 +25,18 @@ fn given(seller: &Value, key: &str) -> Option<String> {
     seller.get(key).and_then(Value::as_str).map(str::to_owned)
 }
 
-/// The next one. The row of the series stays locked until the transaction ends: numbers are given one after the other.
-pub async fn next(conn: &mut PgConnection, ws: &WorkspaceId, prefix: &str) -> Result<String, BillingError> {
-    let number = sqlx::query_scalar!(
-        "INSERT INTO number_series (workspace_id, prefix, last) VALUES ($1, $2, 1)
-         ON CONFLICT (workspace_id, prefix) DO UPDATE SET last = number_series.last + 1 RETURNING last",
+/// The next so many, in their order. The row of the series stays locked until the transaction ends: numbers are given one
+/// after the other.
+pub async fn next(conn: &mut PgConnection, ws: &WorkspaceId, prefix: &str, count: usize) -> Result<Vec<String>, BillingError> {
+    let count = i64::try_from(count).unwrap_or(i64::MAX);
+    let last = sqlx::query_scalar!(
+        "INSERT INTO number_series (workspace_id, prefix, last) VALUES ($1, $2, $3)
+         ON CONFLICT (workspace_id, prefix) DO UPDATE SET last = number_series.last + $3 RETURNING last",
         ws.as_str(),
-        prefix
+        prefix,
+        count
     )
     .fetch_one(conn)
     .await?;
-    Ok(format!("{prefix}{number:06}"))
+    Ok((last - count + 1..=last).map(|number| format!("{prefix}{number:06}")).collect())
 }

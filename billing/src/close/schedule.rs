@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use farebox_core::App;
 use farebox_core::clock;
-use farebox_core::ids::{SubscriptionId, WorkspaceId};
+use farebox_core::ids::{ConsumerId, SubscriptionId, WorkspaceId};
 use farebox_core::period::Period;
 use farebox_core::workspace::{self, Workspace};
 use farebox_metering::completeness;
@@ -80,6 +80,16 @@ async fn last_closing(conn: &mut PgConnection, ws: &WorkspaceId, until: DateTime
     .await?)
 }
 
+/// Closes what is due of one workspace; how many invoices were issued.
+pub async fn run_due_of(app: &App, ws: &WorkspaceId) -> Result<usize, BillingError> {
+    let mut issued = 0;
+    for due in due(app).await?.into_iter().filter(|due| due.workspace == *ws) {
+        let workspace = workspace::by_id(&mut *app.pg.acquire().await?, ws).await?.ok_or(BillingError::NotFound("workspace"))?;
+        issued += super::run_close(app, &workspace, due.period, due.until, true).await?.issued;
+    }
+    Ok(issued)
+}
+
 /// Closes all that is due, once.
 pub async fn run_due(app: &App) -> Result<(), BillingError> {
     for due in due(app).await? {
@@ -139,13 +149,14 @@ pub async fn run(app: App, stop: CancellationToken) -> anyhow::Result<()> {
 #[derive(Debug, Clone)]
 pub struct Open {
     pub subscription: SubscriptionId,
+    pub consumer: ConsumerId,
     pub from: DateTime<Utc>,
 }
 
 /// Those of a workspace whose next period ends by `end`, or that have a draft of one.
 pub async fn open_subscriptions(conn: &mut PgConnection, ws: &WorkspaceId, end: DateTime<Utc>) -> Result<Vec<Open>, BillingError> {
     let rows = sqlx::query!(
-        r#"SELECT s.id AS "id: SubscriptionId", coalesce(s.closed_until, s.started_at) AS "from!" FROM subscriptions s
+        r#"SELECT s.id AS "id: SubscriptionId", s.consumer_id AS "consumer: ConsumerId", coalesce(s.closed_until, s.started_at) AS "from!" FROM subscriptions s
            WHERE s.workspace_id = $1 AND (s.closes_at <= $2
                OR EXISTS (SELECT FROM invoices i WHERE i.subscription_id = s.id AND i.state = 'draft' AND i.period_end <= $2))
            ORDER BY s.id"#,
@@ -154,5 +165,5 @@ pub async fn open_subscriptions(conn: &mut PgConnection, ws: &WorkspaceId, end: 
     )
     .fetch_all(conn)
     .await?;
-    Ok(rows.into_iter().map(|row| Open { subscription: row.id, from: row.from }).collect())
+    Ok(rows.into_iter().map(|row| Open { subscription: row.id, consumer: row.consumer, from: row.from }).collect())
 }

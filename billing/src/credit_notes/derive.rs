@@ -83,7 +83,8 @@ pub fn some(invoice: &Invoice, credited: &Credited, wanted: &[(InvoiceLineId, Op
             return refused("line", format!("has nothing left to credit ({most})"));
         }
         let amount = match amount {
-            Some(amount) => Money::exact(amount, invoice.currency).map_err(|e| BillingError::invalid(format!("/lines/{index}/amount"), e.to_string()))?,
+            Some(amount) => Money::exact(amount, invoice.currency)
+                .map_err(|e| BillingError::invalid(format!("/lines/{index}/amount"), e.to_string()))?,
             None => most,
         };
         if amount.minor <= 0 || amount.minor > most.minor {
@@ -97,19 +98,13 @@ pub fn some(invoice: &Invoice, credited: &Credited, wanted: &[(InvoiceLineId, Op
 
 fn tax_of(line: &InvoiceLine, amount: Money, most: Money) -> Result<Money, BillingError> {
     let Some(own) = &line.tax else { return Ok(Money::zero(amount.currency)) };
-    let rate = TaxRate {
-        name: own.name.clone(),
-        rate: Decimal(own.rate.clone()),
-        inclusive: own.inclusive,
-        per: TaxPer::Line,
-        note: None,
-    };
+    let rate = TaxRate { name: own.name.clone(), rate: Decimal(own.rate.clone()), inclusive: own.inclusive, per: TaxPer::Line, note: None };
     let tax = tax::on(amount, &rate)?.tax;
     Ok(if tax.minor > most.minor { most } else { tax })
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::invoices::{InvoiceTax, State};
     use crate::rating::plan::Collect;
@@ -122,14 +117,15 @@ mod tests {
     }
 
     /// Lines of (amount, percent, whether the amount holds the tax).
-    fn invoice(lines: &[(i64, u32, bool)]) -> Invoice {
+    pub(crate) fn invoice(lines: &[(i64, u32, bool)]) -> Invoice {
         let epoch = chrono::DateTime::UNIX_EPOCH;
         let period = Period { start: epoch, end: epoch };
         let lines: Vec<_> = (0..)
             .zip(lines)
             .map(|(position, (amount, percent, inclusive))| {
                 let rate = BigDecimal::from(*percent) / BigDecimal::from(100);
-                let taxed = TaxRate { name: "VAT".to_owned(), rate: Decimal(rate.clone()), inclusive: *inclusive, per: TaxPer::Line, note: None };
+                let taxed =
+                    TaxRate { name: "VAT".to_owned(), rate: Decimal(rate.clone()), inclusive: *inclusive, per: TaxPer::Line, note: None };
                 let tax = tax::on(eur(*amount), &taxed).expect("taxes").tax;
                 InvoiceLine {
                     id: InvoiceLineId::new(),
@@ -208,9 +204,8 @@ mod tests {
     fn what_is_not_there_to_credit_is_refused_with_its_field() {
         let invoice = invoice(&[(1000, 19, false), (-300, 19, false)]);
         let (fee, given_back) = (invoice.lines[0].id.clone(), invoice.lines[1].id.clone());
-        let said = |wanted: &[(InvoiceLineId, Option<BigDecimal>)]| {
-            some(&invoice, &Credited::new(), wanted).expect_err("refused").to_string()
-        };
+        let said =
+            |wanted: &[(InvoiceLineId, Option<BigDecimal>)]| some(&invoice, &Credited::new(), wanted).expect_err("refused").to_string();
         let ten: BigDecimal = "10.01".parse().expect("a decimal");
         assert_eq!(said(&[(fee.clone(), Some(ten))]), "/lines/0/amount: must be above 0 and at most 10.00, which is left of `line 0`");
         assert_eq!(said(&[(fee.clone(), None), (fee, None)]), "/lines/1/line: is there twice");

@@ -38,11 +38,8 @@ pub async fn ask(
     }
     let settles = settles(conn, ws, &invoice, new.to).await?;
     let earlier = earlier(conn, &invoice).await?;
-    let parts = if new.lines.is_empty() {
-        derive::whole(&invoice, &earlier.lines)?
-    } else {
-        derive::some(&invoice, &earlier.lines, &new.lines)?
-    };
+    let parts =
+        if new.lines.is_empty() { derive::whole(&invoice, &earlier.lines)? } else { derive::some(&invoice, &earlier.lines, &new.lines)? };
     let sums = derive::sums(&parts, invoice.currency)?;
     let most = invoice.total.checked_sub(earlier.total)?;
     if sums.total.minor <= 0 || sums.total.minor > most.minor {
@@ -155,7 +152,12 @@ async fn earlier(conn: &mut PgConnection, invoice: &Invoice) -> Result<Earlier, 
 
 /// Issues a pending note: its number, and what it does to the invoice, the consumer's balance and the prepaid credits. False
 /// when it was issued before.
-pub async fn issue(conn: &mut PgConnection, workspace: &Workspace, id: &CreditNoteId, stripe_id: Option<&str>) -> Result<bool, BillingError> {
+pub async fn issue(
+    conn: &mut PgConnection,
+    workspace: &Workspace,
+    id: &CreditNoteId,
+    stripe_id: Option<&str>,
+) -> Result<bool, BillingError> {
     let ws = &workspace.id;
     let locked = sqlx::query_scalar!(
         "SELECT invoice_id FROM credit_notes WHERE workspace_id = $1 AND id = $2 AND state = 'pending' FOR UPDATE",
@@ -169,7 +171,7 @@ pub async fn issue(conn: &mut PgConnection, workspace: &Workspace, id: &CreditNo
     }
     let note = read::get(conn, ws, id).await?.ok_or(BillingError::NotFound("credit note"))?;
     let now = workspace.clock.now();
-    let number = numbers::next(conn, ws, &numbers::credit_note_prefix(&workspace.seller)).await?;
+    let number = numbers::next(conn, ws, &numbers::credit_note_prefix(&workspace.seller), 1).await?.remove(0);
     sqlx::query!(
         "UPDATE credit_notes SET state = 'issued', number = $2, issued_at = $3, stripe_id = $4, error = NULL WHERE id = $1",
         id.as_str(),
@@ -193,7 +195,8 @@ pub async fn issue(conn: &mut PgConnection, workspace: &Workspace, id: &CreditNo
         give_back_credits(conn, workspace, &note, &number).await?;
     }
     let actor = sqlx::query_scalar!("SELECT created_by FROM credit_notes WHERE id = $1", id.as_str()).fetch_one(&mut *conn).await?;
-    let detail = json!({ "number": number, "invoice": note.invoice, "total": note.total, "currency": note.currency, "settles": note.settles });
+    let detail =
+        json!({ "number": number, "invoice": note.invoice, "total": note.total, "currency": note.currency, "settles": note.settles });
     audit_log::record(conn, ws, &actor, "credit_note.issue", id.as_str(), &detail).await?;
     Ok(true)
 }
@@ -231,7 +234,13 @@ async fn take_up_refund(conn: &mut PgConnection, note: &CreditNote) -> Result<()
 }
 
 /// Money already taxed that the next invoices use.
-async fn give(conn: &mut PgConnection, workspace: &Workspace, note: &CreditNote, amount: Money, name: String) -> Result<GrantId, BillingError> {
+async fn give(
+    conn: &mut PgConnection,
+    workspace: &Workspace,
+    note: &CreditNote,
+    amount: Money,
+    name: String,
+) -> Result<GrantId, BillingError> {
     let grant = NewGrant {
         consumer: note.consumer.clone(),
         name,

@@ -60,8 +60,12 @@ struct Shape {
 
 const INVOICE: Shape =
     Shape { root: "Invoice", type_code: ("cbc:InvoiceTypeCode", "380"), line: "cac:InvoiceLine", quantity: "cbc:InvoicedQuantity" };
-const CREDIT_NOTE: Shape =
-    Shape { root: "CreditNote", type_code: ("cbc:CreditNoteTypeCode", "381"), line: "cac:CreditNoteLine", quantity: "cbc:CreditedQuantity" };
+const CREDIT_NOTE: Shape = Shape {
+    root: "CreditNote",
+    type_code: ("cbc:CreditNoteTypeCode", "381"),
+    line: "cac:CreditNoteLine",
+    quantity: "cbc:CreditedQuantity",
+};
 
 fn write(invoice: &Invoice, document: &Document, shape: &Shape, zone: Tz) -> Result<String, BillingError> {
     let refused = |detail: String| BillingError::conflict("no-e-invoice", detail);
@@ -93,7 +97,11 @@ impl Writer<'_> {
             self.invoice.lines.iter().partition(|line| !matches!(line.kind, LineKind::Carried | LineKind::Credit));
         let groups = self.groups(&lines)?;
         let out_of_scope = groups.iter().any(|group| group.category.code == "O");
-        let _ = write!(self.xml, "{DECLARATION}<{root} xmlns=\"urn:oasis:names:specification:ubl:schema:xsd:{root}-2\" {NAMES}>", root = self.shape.root);
+        let _ = write!(
+            self.xml,
+            "{DECLARATION}<{root} xmlns=\"urn:oasis:names:specification:ubl:schema:xsd:{root}-2\" {NAMES}>",
+            root = self.shape.root
+        );
         self.text("cbc:CustomizationID", "urn:cen.eu:en16931:2017#compliant#urn:fdc:peppol.eu:2017:poacc:billing:3.0");
         self.text("cbc:ProfileID", "urn:fdc:peppol.eu:2017:poacc:billing:01:1.0");
         self.text("cbc:ID", &self.document.number.clone());

@@ -154,7 +154,9 @@ async fn carry(app: &App, mailer: &Mailer, workspace: &Workspace, queued: &Queue
     let invoice = invoice.ok_or(BillingError::NotFound("invoice"))?;
     let to = invoice.buyer.get("email").and_then(|email| email.as_str()).map(str::to_owned);
     let (state, error) = match to {
-        _ if matches!(queued.kind.as_str(), "reminder" | "payment_failed") && invoice.state != State::Issued => ("dropped", Some("the invoice is settled".to_owned())),
+        _ if matches!(queued.kind.as_str(), "reminder" | "payment_failed") && invoice.state != State::Issued => {
+            ("dropped", Some("the invoice is settled".to_owned()))
+        }
         _ if invoice.state == State::Void => ("dropped", Some("the invoice is void".to_owned())),
         None => ("dropped", Some("the buyer has no e-mail address".to_owned())),
         Some(to) => {
@@ -206,7 +208,10 @@ fn words(workspace: &Workspace, invoice: &Invoice, kind: &str, now: DateTime<Utc
     }
     if kind == "recovered" {
         let subject = format!("Paid: invoice {number} from {seller}");
-        return (subject, format!("Thank you: the payment of {total} for invoice {number} from {seller} has arrived. Nothing is left to do.\n"));
+        return (
+            subject,
+            format!("Thank you: the payment of {total} for invoice {number} from {seller} has arrived. Nothing is left to do.\n"),
+        );
     }
     if kind == "payment_failed" {
         let subject = format!("Payment failed: invoice {number} from {seller}");

@@ -1,23 +1,21 @@
 //! From gathered lines to an invoice: the subscription's coupons, the consumer's prepaid credits and tax.
 
 use bigdecimal::BigDecimal;
-use chrono::TimeDelta;
 use farebox_core::ids::InvoiceLineId;
 use farebox_core::period::Period;
 use farebox_core::workspace::Workspace;
 use farebox_metering::consumers::Consumer;
 use serde::Deserialize;
-use sqlx::PgConnection;
 
-use super::{Gathered, GatheredLine};
+use super::{Accounts, Gathered, GatheredLine};
+use crate::BillingError;
 use crate::rating::LineKind;
 use crate::rating::cycle::Source;
 use crate::rating::invoice::{RatedInvoice, RatedLine, Terms, invoice};
 use crate::rating::plan::Decimal;
 use crate::rating::tax::{TaxPer, TaxRate};
-use crate::settings::{self, ConsumerBilling, TaxStatus};
+use crate::settings::{ConsumerBilling, TaxStatus};
 use crate::subscriptions::Subscription;
-use crate::{BillingError, coupons, credits};
 
 /// An invoice to be written or shown.
 #[derive(Debug, Clone)]
@@ -27,6 +25,8 @@ pub struct Assembled {
     pub beside: Vec<Beside>,
     /// Why no tax is charged.
     pub tax_note: Option<String>,
+    /// How the payer is billed.
+    pub billing: ConsumerBilling,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -45,24 +45,21 @@ impl Assembled {
     }
 }
 
-/// `lock`: the credits are going to be taken in this transaction.
-pub async fn assemble(
-    conn: &mut PgConnection,
+/// Pure: everything that stands beside the lines is known.
+pub fn assemble(
+    accounts: &Accounts,
     workspace: &Workspace,
     subscription: &Subscription,
     consumer: &Consumer,
     period: Period,
     gathered: Gathered,
-    lock: bool,
 ) -> Result<Assembled, BillingError> {
-    let ws = &workspace.id;
-    let tax = tax_for(workspace, consumer, &settings::of_consumer(conn, ws, &consumer.id).await?)?;
+    let billing = accounts.billing(&consumer.id);
+    let tax = tax_for(workspace, consumer, &billing)?;
     let tax_note = tax.as_ref().and_then(|tax| tax.note.clone());
-    // Credits serve the periods that end while they are valid.
-    let at = period.end - TimeDelta::minutes(1);
     let terms = Terms {
-        discounts: coupons::discounts(conn, subscription, &gathered.plans, period.start).await?,
-        credits: credits::usable(conn, ws, &consumer.id, gathered.currency, at, lock).await?,
+        discounts: accounts.discounts(subscription, &gathered.plans),
+        credits: accounts.credits(&consumer.id, gathered.currency, period),
         tax,
     };
     let (mut lines, mut beside) = (Vec::new(), Vec::new());
@@ -70,7 +67,7 @@ pub async fn assemble(
         lines.push(line);
         beside.push(Beside { source, proof, adjusts, of });
     }
-    Ok(Assembled { rated: invoice(lines, &terms, gathered.currency)?, beside, tax_note })
+    Ok(Assembled { rated: invoice(lines, &terms, gathered.currency)?, beside, tax_note, billing })
 }
 
 #[derive(Deserialize)]

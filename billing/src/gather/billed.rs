@@ -1,39 +1,46 @@
 //! What invoices have of a period's usage already: those issued within it, and corrections of it.
 
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
 use farebox_core::ids::{AddOnId, InvoiceLineId, PlanVersionId, SubscriptionId};
-use farebox_core::money::{Currency, Money};
+use farebox_core::money::Money;
 use farebox_core::period::Period;
 use sqlx::PgConnection;
 
+use super::records::currency;
 use crate::BillingError;
 use crate::rating::cycle::Source;
 use crate::rating::difference::BilledLine;
 use crate::rating::lines::Line;
+use crate::subscriptions::Subscription;
 
-/// Usage, cap and minimum lines whose stretch ends in the period, in the order in which they were billed. A void
-/// invoice's too: what it charged is forgiven, not charged anew.
+/// Usage, cap and minimum lines of each subscription whose stretch ends after an instant, in the order in which they were
+/// billed. A void invoice's too: what it charged is forgiven, not charged anew.
 pub(super) async fn usage_lines(
     conn: &mut PgConnection,
-    subscription: &SubscriptionId,
-    period: Period,
-    currency: Currency,
-) -> Result<Vec<BilledLine>, BillingError> {
+    since: &[(&Subscription, DateTime<Utc>)],
+) -> Result<HashMap<SubscriptionId, Vec<BilledLine>>, BillingError> {
+    let (ids, from): (Vec<_>, Vec<_>) = since.iter().map(|(subscription, from)| (subscription.id.as_str().to_owned(), *from)).unzip();
+    // No usage is invoiced before its stretch is over.
     let rows = sqlx::query!(
-        r#"SELECT coalesce(o.id, l.id) AS "first!: InvoiceLineId", coalesce(l.adjusts_kind, l.kind) AS "kind!", coalesce(o.name, l.name) AS "name!",
+        r#"SELECT i.subscription_id AS "subscription: SubscriptionId", i.currency,
+                  coalesce(o.id, l.id) AS "first!: InvoiceLineId", coalesce(l.adjusts_kind, l.kind) AS "kind!", coalesce(o.name, l.name) AS "name!",
                   coalesce(oi.number, i.number, '(draft)') AS "number!",
                   l.plan_version_id AS "version: PlanVersionId", l.add_on_id AS "add_on: AddOnId", l.price, l.meter, l.value, l.period_start, l.period_end,
                   l.quantity, l.amount_minor, coalesce(o.basis, l.basis) AS basis
-           FROM invoice_lines l JOIN invoices i ON i.id = l.invoice_id
+           FROM unnest($1::text[], $2::timestamptz[]) AS w (subscription_id, since)
+           JOIN invoices i ON i.subscription_id = w.subscription_id AND i.period_end > w.since
+           JOIN invoice_lines l ON l.invoice_id = i.id
            LEFT JOIN invoice_lines o ON o.id = l.adjusts LEFT JOIN invoices oi ON oi.id = o.invoice_id
-           WHERE i.subscription_id = $1 AND l.period_end > $2 AND l.period_end <= $3 AND coalesce(l.adjusts_kind, l.kind) IN ('usage', 'minimum', 'cap')
+           WHERE l.period_end > w.since AND coalesce(l.adjusts_kind, l.kind) IN ('usage', 'minimum', 'cap')
            ORDER BY i.id, l.position"#,
-        subscription.as_str(),
-        period.start,
-        period.end
+        &ids,
+        &from
     )
     .fetch_all(conn)
     .await?;
-    let mut found = Vec::new();
+    let mut found: HashMap<SubscriptionId, Vec<BilledLine>> = HashMap::new();
     for row in rows {
         let Some(source) = row.version.map(Source::Plan).or(row.add_on.map(Source::AddOn)) else { continue };
         let unreadable = |e: serde_json::Error| BillingError::unreadable("an invoice line", e);
@@ -46,13 +53,13 @@ pub(super) async fn usage_lines(
             value: row.value,
             period: Period { start: row.period_start, end: row.period_end },
             quantity: row.quantity,
-            amount: Money::new(row.amount_minor, currency),
+            amount: Money::new(row.amount_minor, currency(&row.currency)?),
             explanation: String::new(),
             counts_to_minimum: false,
             basis: row.basis.map(serde_json::from_value).transpose().map_err(unreadable)?,
             alert: None,
         };
-        found.push(BilledLine { source, kind, line, first: row.first, number: row.number });
+        found.entry(row.subscription).or_default().push(BilledLine { source, kind, line, first: row.first, number: row.number });
     }
     Ok(found)
 }

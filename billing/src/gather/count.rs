@@ -11,7 +11,7 @@ use farebox_metering::proof::{self, Proof};
 use farebox_metering::usage::{self, UsageQuery};
 use farebox_metering::{Dimension, derived};
 
-use super::Counting;
+use super::{Counter, Counting};
 use crate::BillingError;
 use crate::rating::cycle::Wanted;
 use crate::rating::plan::{Model, Price};
@@ -26,8 +26,7 @@ pub(super) struct Counted {
 }
 
 pub(super) async fn count(
-    app: &App,
-    ws: &WorkspaceId,
+    counter: &Counter<'_>,
     subscription: &Subscription,
     wanted: &Wanted,
     currency: Currency,
@@ -37,9 +36,10 @@ pub(super) async fn count(
     // over the whole period, which is the same question for all of them, and is answered for all at once.
     let stretch = if wanted.alone { wanted.of } else { wanted.stretch };
     let (id, meter) = (&subscription.id, wanted.meter.as_str());
-    let (mut usage, found) = counted(app, ws, id, &wanted.price, meter, stretch, currency, counting).await?;
+    let asked = Asked { id, price: &wanted.price, meter, stretch, shared: wanted.alone };
+    let (mut usage, found) = counted(counter, asked, currency, counting).await?;
     if let Some(before) = wanted.before {
-        usage.before = usage::total(app, ws, meter, id, before).await?;
+        usage.before = usage::total(counter.app, counter.ws, meter, id, before).await?;
     }
     let sealed = |proof: Proof| serde_json::to_value(&proof).map_err(|e| BillingError::unreadable("a proof", e));
     let proofs = found.into_iter().map(|(value, proof)| Ok((value, sealed(proof)?))).collect::<Result<_, BillingError>>()?;
@@ -55,7 +55,7 @@ pub(crate) async fn count_usage(
     currency: Currency,
     counting: Counting,
 ) -> Result<Usage, BillingError> {
-    Ok(count(app, ws, subscription, wanted, currency, counting).await?.usage)
+    Ok(count(&Counter::new(app, ws), subscription, wanted, currency, counting).await?.usage)
 }
 
 /// Counts again what a sealed line was counted from, by the same price.
@@ -67,8 +67,8 @@ pub(crate) async fn recount(
     sealed: &Proof,
     currency: Currency,
 ) -> Result<(Usage, Proof), BillingError> {
-    let (mut usage, found) =
-        counted(app, ws, &sealed.subscription, price, &sealed.meter, sealed.period, currency, Counting::Proven).await?;
+    let asked = Asked { id: &sealed.subscription, price, meter: &sealed.meter, stretch: sealed.period, shared: false };
+    let (mut usage, found) = counted(&Counter::new(app, ws), asked, currency, Counting::Proven).await?;
     let mut found: BTreeMap<_, _> = found.into_iter().collect();
     let again = match found.remove(&value.map(str::to_owned)) {
         Some(again) => again,
@@ -85,17 +85,19 @@ pub(crate) async fn recount(
 
 type Found = Vec<(Option<String>, Proof)>;
 
-#[allow(clippy::too_many_arguments)] // one question, asked in two places
-async fn counted(
-    app: &App,
-    ws: &WorkspaceId,
-    id: &SubscriptionId,
-    price: &Price,
-    meter: &str,
+/// One question, asked in several places.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    id: &'a SubscriptionId,
+    price: &'a Price,
+    meter: &'a str,
     stretch: Period,
-    currency: Currency,
-    counting: Counting,
-) -> Result<(Usage, Found), BillingError> {
+    /// Many subscriptions ask for the same stretch.
+    shared: bool,
+}
+
+async fn counted(counter: &Counter<'_>, asked: Asked<'_>, currency: Currency, counting: Counting) -> Result<(Usage, Found), BillingError> {
+    let (app, ws, Asked { id, price, meter, stretch, .. }) = (counter.app, counter.ws, asked);
     match &price.model {
         Model::Matrix { dimension, .. } => {
             let dimension: Dimension = dimension.parse()?;
@@ -110,7 +112,7 @@ async fn counted(
             Ok((usage, found.into_iter().map(|(value, proof)| (Some(value), proof)).collect()))
         }
         Model::Percentage { .. } => {
-            let proof = proof::of(app, ws, id, meter, stretch).await?;
+            let proof = proven(counter, asked).await?;
             let mut usage = Usage { detail: Detail::Events(proof.events), ..Usage::of(proof.value.clone()) };
             if let Some(terms) = EventTerms::of(price, currency)?.filter(EventTerms::bounded) {
                 let fee = derived::EventFee { rate: terms.rate, fixed: terms.fixed, min: terms.min, max: terms.max, free: terms.free };
@@ -121,10 +123,17 @@ async fn counted(
         }
         _ if counting == Counting::Quick => Ok((Usage::of(usage::total(app, ws, meter, id, stretch).await?), Vec::new())),
         _ => {
-            let proof = proof::of(app, ws, id, meter, stretch).await?;
+            let proof = proven(counter, asked).await?;
             Ok((Usage::of(proof.value.clone()), vec![(None, proof)]))
         }
     }
+}
+
+async fn proven(counter: &Counter<'_>, asked: Asked<'_>) -> Result<Proof, BillingError> {
+    if asked.shared {
+        return Ok(counter.shared(asked.id, asked.meter, asked.stretch).await?);
+    }
+    Ok(proof::of(counter.app, counter.ws, asked.id, asked.meter, asked.stretch).await?)
 }
 
 fn by_value(by: BTreeMap<String, BigDecimal>) -> Usage {

@@ -1,15 +1,15 @@
 //! Usage that came after its period was invoiced, or was taken back since: the period is rated whole again and what was
 //! billed is taken off. Whether anything changed is told by the state of the period's events when it was counted.
 
-use chrono::TimeDelta;
-use farebox_core::App;
+use std::collections::HashMap;
+
+use chrono::{DateTime, TimeDelta, Utc};
 use farebox_core::ids::{SubscriptionId, WorkspaceId};
 use farebox_core::period::Period;
 use farebox_core::workspace::Workspace;
-use farebox_metering::proof;
 use sqlx::PgConnection;
 
-use super::{Counting, GatheredLine, Span, billed, count_all, cycle_of, definitions};
+use super::{Counter, Counting, GatheredLine, Records, Span, count_all, cycle_of};
 use crate::rating::cycle::{self, Wanted};
 use crate::rating::difference;
 use crate::subscriptions::Subscription;
@@ -20,82 +20,99 @@ pub(super) fn counted(wanted: &[Wanted], period: Period) -> Period {
     Period { start: wanted.iter().map(|w| w.of.start).min().unwrap_or(period.start).min(period.start), end: period.end }
 }
 
-pub(super) async fn note(
-    conn: &mut PgConnection,
-    ws: &WorkspaceId,
-    subscription: &SubscriptionId,
-    period: Period,
-    counted: Period,
-    state: &str,
-) -> Result<(), BillingError> {
+/// The state of the events when a period was counted, to be noted in the transaction that bills it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Counted {
+    pub subscription: SubscriptionId,
+    pub period: Period,
+    pub from: DateTime<Utc>,
+    pub state: String,
+}
+
+pub async fn note(conn: &mut PgConnection, ws: &WorkspaceId, counted: &[Counted]) -> Result<(), BillingError> {
+    let (mut ids, mut states, mut starts, mut ends, mut from) = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for counted in counted {
+        ids.push(counted.subscription.to_string());
+        states.push(counted.state.clone());
+        starts.push(counted.period.start);
+        ends.push(counted.period.end);
+        from.push(counted.from);
+    }
     sqlx::query!(
-        "INSERT INTO counted_periods (subscription_id, period_start, period_end, workspace_id, state, counted_from)
-         VALUES ($1, $2, $3, $4, $5, $6)
-         ON CONFLICT (subscription_id, period_start) DO UPDATE SET period_end = $3, state = $5, counted_from = $6",
-        subscription.as_str(),
-        period.start,
-        period.end,
+        "INSERT INTO counted_periods (workspace_id, subscription_id, period_start, period_end, state, counted_from)
+         SELECT $1, * FROM unnest($2::text[], $3::timestamptz[], $4::timestamptz[], $5::text[], $6::timestamptz[])
+         ON CONFLICT (subscription_id, period_start) DO UPDATE SET period_end = excluded.period_end, state = excluded.state,
+                counted_from = excluded.counted_from",
         ws.as_str(),
-        state,
-        counted.start
+        &ids,
+        &starts,
+        &ends,
+        &states,
+        &from
     )
     .execute(conn)
     .await?;
     Ok(())
 }
 
-/// Adjustments of all closed periods of a subscription that are still looked after. With proof, the states are noted
-/// in the caller's transaction, so that each correction is made once.
-pub async fn corrections(
-    app: &App,
+/// Closed periods that are still looked after and whose events changed since they were counted.
+pub(super) async fn changed(
     conn: &mut PgConnection,
     workspace: &Workspace,
-    subscription: &Subscription,
-    counting: Counting,
-) -> Result<Vec<GatheredLine>, BillingError> {
+    counter: &Counter<'_>,
+    of: &[(&Subscription, DateTime<Utc>)],
+) -> Result<HashMap<SubscriptionId, Vec<Period>>, BillingError> {
     let days = i64::from(settings::of(conn, &workspace.id).await?.late_days);
+    let (ids, until): (Vec<_>, Vec<_>) =
+        of.iter().map(|(own, _)| (own.id.as_str().to_owned(), own.closed_until.unwrap_or(own.started_at))).unzip();
     let closed = sqlx::query!(
-        "SELECT period_start, period_end, state FROM counted_periods c WHERE subscription_id = $1 AND period_end > $2 AND period_end <= $3
-           AND NOT EXISTS (SELECT FROM hard_closes h WHERE h.workspace_id = c.workspace_id AND c.period_end > h.period_start AND c.period_end <= h.period_end)
-         ORDER BY period_start",
-        subscription.id.as_str(),
-        workspace.clock.now() - TimeDelta::days(days),
-        subscription.closed_until.unwrap_or(subscription.started_at)
+        r#"SELECT c.subscription_id AS "subscription: SubscriptionId", c.period_start, c.period_end, c.counted_from, c.state
+           FROM unnest($1::text[], $2::timestamptz[]) AS w (subscription_id, closed_until)
+           JOIN counted_periods c ON c.subscription_id = w.subscription_id AND c.period_end <= w.closed_until
+           WHERE c.period_end > $3
+             AND NOT EXISTS (SELECT FROM hard_closes h WHERE h.workspace_id = c.workspace_id AND c.period_end > h.period_start AND c.period_end <= h.period_end)
+           ORDER BY c.subscription_id, c.period_start"#,
+        &ids,
+        &until,
+        workspace.clock.now() - TimeDelta::days(days)
     )
-    .fetch_all(&mut *conn)
+    .fetch_all(conn)
     .await?;
-    let mut found = Vec::new();
+    let mut found: HashMap<SubscriptionId, Vec<Period>> = HashMap::new();
     for row in closed {
-        let period = Period { start: row.period_start, end: row.period_end };
-        found.extend(of_period(app, conn, workspace, subscription, period, &row.state, counting).await?);
+        if counter.state(Period { start: row.counted_from, end: row.period_end }).await? != row.state {
+            found.entry(row.subscription).or_default().push(Period { start: row.period_start, end: row.period_end });
+        }
     }
     Ok(found)
 }
 
-async fn of_period(
-    app: &App,
-    conn: &mut PgConnection,
+/// Adjustments of the closed periods of a subscription whose events changed. With proof, `counted` takes the states to be
+/// noted, so that each correction is made once.
+pub async fn corrections(
+    counter: &Counter<'_>,
+    records: &Records,
     workspace: &Workspace,
     subscription: &Subscription,
-    period: Period,
-    before: &str,
     counting: Counting,
+    counted: &mut Vec<Counted>,
 ) -> Result<Vec<GatheredLine>, BillingError> {
-    let definitions = definitions(conn, &workspace.id, subscription, &[]).await?;
-    let cycle = cycle_of(workspace, subscription, Span { period, next: period }, Vec::new(), &definitions)?;
-    if proof::state(app, &workspace.id, counted(&cycle::wanted(&cycle)?, period)).await? == before {
-        return Ok(Vec::new());
+    let mut found = Vec::new();
+    for &period in records.late(subscription) {
+        let definitions = records.definitions(subscription, &[]);
+        let cycle = cycle_of(workspace, subscription, Span { period, next: period }, Vec::new(), &definitions)?;
+        let whole = count_all(counter, subscription, &cycle, counting, counted).await?;
+        let billed = records.billed(subscription, period);
+        let corrections = difference::corrections(cycle::usage_lines(&cycle, &whole.used)?, &billed)?;
+        found.extend(corrections.into_iter().map(|continued| whole.with_proof(continued)));
     }
-    let whole = count_all(app, conn, &workspace.id, subscription, &cycle, counting).await?;
-    let billed = billed::usage_lines(conn, &subscription.id, period, cycle.currency).await?;
-    let corrections = difference::corrections(cycle::usage_lines(&cycle, &whole.used)?, &billed)?;
-    Ok(corrections.into_iter().map(|continued| whole.with_proof(continued)).collect())
+    Ok(found)
 }
 
 /// Subscriptions whose corrections wait for no further invoice: of a closed period whose events changed, and either
 /// nothing else will be invoiced, or `own` says that corrections have invoices of their own.
 pub async fn with_corrections(
-    app: &App,
+    counter: &Counter<'_>,
     conn: &mut PgConnection,
     workspace: &Workspace,
     own: bool,
@@ -113,15 +130,9 @@ pub async fn with_corrections(
     )
     .fetch_all(conn)
     .await?;
-    let (mut found, mut last): (Vec<SubscriptionId>, Option<(Period, String)>) = (Vec::new(), None);
+    let mut found: Vec<SubscriptionId> = Vec::new();
     for row in rows {
-        let period = Period { start: row.counted_from, end: row.period_end };
-        // Periods of the calendar are shared by many: their state is asked for once.
-        let now = match &last {
-            Some((same, state)) if *same == period => state.clone(),
-            _ => proof::state(app, &workspace.id, period).await?,
-        };
-        last = Some((period, now.clone()));
+        let now = counter.state(Period { start: row.counted_from, end: row.period_end }).await?;
         if now != row.state && !found.contains(&row.id) {
             found.push(row.id);
         }

@@ -1,32 +1,40 @@
 //! What a subscription's period costs: phases and add-ons, usage with its proof, fees billed before; rated by pure
-//! functions, and [`assemble`]d with discounts, credits and tax. Serves the close (sealed, from raw events) and the preview (quick, from rollups) alike.
+//! functions, and [`assemble`]d with discounts, credits and tax. Serves the close (sealed, from raw events) and the preview
+//! (quick, from rollups) alike.
+//!
+//! What is known of subscriptions is read for many at once ([`Records`], [`Accounts`]) and what is counted for many is asked
+//! once ([`Counter`]), so that a month of a hundred thousand subscriptions is not a million questions.
 
+mod accounts;
 mod assemble;
 mod billed;
 mod count;
+mod counter;
 mod late;
+mod records;
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, TimeDelta, Utc};
-use farebox_core::App;
-use farebox_core::ids::{AddOnId, InvoiceLineId, PlanVersionId, WorkspaceId};
+use chrono::{DateTime, Utc};
+use farebox_core::ids::{InvoiceLineId, PlanVersionId};
 use farebox_core::money::Currency;
 use farebox_core::period::Period;
 use farebox_core::workspace::Workspace;
-use farebox_metering::proof;
-use sqlx::PgConnection;
 
-pub(crate) use assemble::{Beside, assemble};
+pub(crate) use accounts::Accounts;
+pub(crate) use assemble::{Assembled, Beside, assemble};
 pub(crate) use count::{count_usage, recount};
-pub(crate) use late::{corrections, with_corrections};
+pub(crate) use counter::Counter;
+pub(crate) use late::{Counted, corrections, note, with_corrections};
+pub(crate) use records::Records;
 
+use crate::BillingError;
 use crate::rating::cycle::{self, BilledFee, Cycle, CycleLine, FOREVER, Part, Source, UsedKey};
 use crate::rating::difference::{Continued, less_billed};
 use crate::rating::plan::Terms;
 use crate::rating::{Line, LineKind, PlanDefinition, Usage};
-use crate::subscriptions::{self, Subscription};
-use crate::{BillingError, plans, sla};
+use crate::subscriptions::Subscription;
+use crate::{BillingError, sla};
 
 /// Where quantities come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,42 +79,42 @@ pub struct Gathered {
     pub terms: Terms,
     /// Names of the plans in force in the period.
     pub plans: Vec<String>,
+    /// What was counted with proof, to be noted with the invoice.
+    pub counted: Vec<Counted>,
 }
-
-/// No fee is billed longer ahead than a year.
-const LONGEST_AHEAD_DAYS: i64 = 400;
 
 /// The whole invoice of a period.
 pub async fn gather(
-    app: &App,
-    conn: &mut PgConnection,
+    counter: &Counter<'_>,
+    records: &Records,
     workspace: &Workspace,
     subscription: &Subscription,
     span: Span,
     counting: Counting,
 ) -> Result<Gathered, BillingError> {
-    let billed = billed_before(conn, subscription, span.period).await?;
-    let definitions = definitions(conn, &workspace.id, subscription, &billed).await?;
-    let cycle = cycle_of(workspace, subscription, span, billed, &definitions)?;
+    let fees = records.fees(subscription, span.period);
+    let definitions = records.definitions(subscription, &fees);
+    let cycle = cycle_of(workspace, subscription, span, fees, &definitions)?;
+    let mut noted = Vec::new();
     let mut lines: Vec<_> = cycle::fee_lines(&cycle)?.into_iter().map(GatheredLine::from).collect();
-    let counted = count_all(app, conn, &workspace.id, subscription, &cycle, counting).await?;
-    lines.extend(usage(conn, workspace, subscription, &cycle, &counted).await?);
-    lines.extend(sla::lines(app, &workspace.id, subscription, &cycle, &counted.used, counting).await?);
-    lines.extend(late::corrections(app, conn, workspace, subscription, counting).await?);
-    Ok(gathered(subscription, &cycle, lines))
+    let counted = count_all(counter, subscription, &cycle, counting, &mut noted).await?;
+    lines.extend(usage(records, workspace, subscription, &cycle, &counted)?);
+    lines.extend(sla::lines(counter.app, counter.ws, subscription, &cycle, &counted.used, counting).await?);
+    lines.extend(late::corrections(counter, records, workspace, subscription, counting, &mut noted).await?);
+    Ok(gathered(subscription, &cycle, lines, noted))
 }
 
 /// The usage of a period so far, until `at`, that is not billed yet: for an invoice within the period.
 pub async fn gather_until(
-    app: &App,
-    conn: &mut PgConnection,
+    counter: &Counter<'_>,
+    records: &Records,
     workspace: &Workspace,
     subscription: &Subscription,
     span: Span,
     at: DateTime<Utc>,
     counting: Counting,
 ) -> Result<Gathered, BillingError> {
-    let definitions = definitions(conn, &workspace.id, subscription, &[]).await?;
+    let definitions = records.definitions(subscription, &[]);
     let so_far = Span { period: Period { start: span.period.start, end: at }, next: span.next };
     let mut cycle = cycle_of(workspace, subscription, so_far, Vec::new(), &definitions)?;
     cycle.interim = true;
@@ -114,24 +122,25 @@ pub async fn gather_until(
         part.stretch.end = part.stretch.end.min(at);
     }
     cycle.parts.retain(|part| part.stretch.start < part.stretch.end);
-    let counted = count_all(app, conn, &workspace.id, subscription, &cycle, counting).await?;
-    let mut lines = usage(conn, workspace, subscription, &cycle, &counted).await?;
+    let mut noted = Vec::new();
+    let counted = count_all(counter, subscription, &cycle, counting, &mut noted).await?;
+    let mut lines = usage(records, workspace, subscription, &cycle, &counted)?;
     lines.retain(|line| !line.line.amount.is_zero());
-    Ok(gathered(subscription, &cycle, lines))
+    Ok(gathered(subscription, &cycle, lines, noted))
 }
 
-fn gathered(subscription: &Subscription, cycle: &Cycle, lines: Vec<GatheredLine>) -> Gathered {
+fn gathered(subscription: &Subscription, cycle: &Cycle, lines: Vec<GatheredLine>, counted: Vec<Counted>) -> Gathered {
     let last = cycle.parts.iter().rfind(|part| part.stretch.start < cycle.period.end && matches!(part.source, Source::Plan(_)));
     let terms = last.and_then(|part| cycle.plans.get(&part.source)).map(|plan| plan.terms.clone()).unwrap_or_default();
     let in_force =
         subscription.phases.iter().filter(|phase| phase.from < cycle.period.end && phase.to.is_none_or(|to| to > cycle.period.start));
     let plans = in_force.map(|phase| phase.plan.clone()).collect();
-    Gathered { currency: cycle.currency, lines, terms, plans }
+    Gathered { currency: cycle.currency, lines, terms, plans, counted }
 }
 
 /// The usage lines of a period, less what earlier invoices have of it.
-async fn usage(
-    conn: &mut PgConnection,
+fn usage(
+    records: &Records,
     workspace: &Workspace,
     subscription: &Subscription,
     cycle: &Cycle<'_>,
@@ -143,7 +152,7 @@ async fn usage(
             tracing::warn!(workspace = workspace.name, subscription = %subscription.id, "{alert}");
         }
     }
-    let billed = billed::usage_lines(conn, &subscription.id, cycle.period, cycle.currency).await?;
+    let billed = records.billed(subscription, cycle.period);
     Ok(less_billed(whole, &billed)?.into_iter().map(|continued| counted.with_proof(continued)).collect())
 }
 
@@ -161,24 +170,23 @@ impl CountedAll {
     }
 }
 
-/// Counts everything the period wants. With proof, the state of the events is noted first: what comes later is late.
+/// Counts everything the period wants. With proof, the state of the events is taken first: what comes later is late.
 async fn count_all(
-    app: &App,
-    conn: &mut PgConnection,
-    ws: &WorkspaceId,
+    counter: &Counter<'_>,
     subscription: &Subscription,
     cycle: &Cycle<'_>,
     counting: Counting,
+    noted: &mut Vec<Counted>,
 ) -> Result<CountedAll, BillingError> {
     let wanted = cycle::wanted(cycle)?;
     if counting == Counting::Proven && !cycle.interim {
         let counted = late::counted(&wanted, cycle.period);
-        let state = proof::state(app, ws, counted).await?;
-        late::note(conn, ws, &subscription.id, cycle.period, counted, &state).await?;
+        let state = counter.state(counted).await?;
+        noted.push(Counted { subscription: subscription.id.clone(), period: cycle.period, from: counted.start, state });
     }
     let mut all = CountedAll { used: BTreeMap::new(), proofs: BTreeMap::new() };
     for wanted in wanted {
-        let counted = count::count(app, ws, subscription, &wanted, cycle.currency, counting).await?;
+        let counted = count::count(counter, subscription, &wanted, cycle.currency, counting).await?;
         for (value, proof) in counted.proofs {
             all.proofs.insert((wanted.key(), value), proof);
         }
@@ -226,49 +234,17 @@ pub(crate) fn parts(subscription: &Subscription) -> Vec<Part> {
     parts
 }
 
-/// Fees that earlier invoices billed in advance, and gave back, as far as they may concern the period.
-async fn billed_before(conn: &mut PgConnection, subscription: &Subscription, period: Period) -> Result<Vec<BilledFee>, BillingError> {
-    let rows = sqlx::query!(
-        r#"SELECT l.plan_version_id AS "version: PlanVersionId", l.add_on_id AS "add_on: AddOnId", l.price AS "price!", l.period_start,
-                  l.period_end, l.quantity
-           FROM invoice_lines l JOIN invoices i ON i.id = l.invoice_id
-           WHERE i.subscription_id = $1 AND l.kind = 'fee' AND l.period_end > $2 ORDER BY i.id, l.position"#,
-        subscription.id.as_str(),
-        period.start - TimeDelta::days(LONGEST_AHEAD_DAYS)
-    )
-    .fetch_all(conn)
-    .await?;
-    let fees = rows.into_iter().filter_map(|row| {
-        let source = row.version.map(Source::Plan).or(row.add_on.map(Source::AddOn))?;
-        let stretch = Period { start: row.period_start, end: row.period_end };
-        Some(BilledFee { source, price: row.price, stretch, quantity: row.quantity })
-    });
-    Ok(fees.collect())
-}
-
-/// The plans of every phase, add-on, and fee billed before.
-async fn definitions(
-    conn: &mut PgConnection,
-    ws: &WorkspaceId,
-    subscription: &Subscription,
-    billed: &[BilledFee],
-) -> Result<BTreeMap<Source, PlanDefinition>, BillingError> {
-    let before = billed.iter().filter_map(|fee| match &fee.source {
-        Source::Plan(version) => Some(version),
-        Source::AddOn(_) => None,
-    });
-    let beside = subscription.add_ons.iter().map(|add_on| &add_on.beside);
-    let phases = subscription.phases.iter().map(|phase| &phase.plan_version);
-    Ok(sources(subscription, &plans::of(conn, ws, phases.chain(before).chain(beside)).await?))
-}
-
 /// Plan versions and add-ons as where prices come from. An add-on is a plan of one price, on the periods and terms of
 /// the plan it stands beside.
-pub(crate) fn sources(subscription: &Subscription, versions: &subscriptions::Plans) -> BTreeMap<Source, PlanDefinition> {
-    let mut found: BTreeMap<_, _> = versions.iter().map(|(version, plan)| (Source::Plan(version.clone()), plan.clone())).collect();
+pub(crate) fn sources<'a>(
+    subscription: &Subscription,
+    versions: impl IntoIterator<Item = (&'a PlanVersionId, &'a PlanDefinition)>,
+) -> BTreeMap<Source, PlanDefinition> {
+    let mut found: BTreeMap<_, _> = versions.into_iter().map(|(version, plan)| (Source::Plan(version.clone()), plan.clone())).collect();
     for add_on in &subscription.add_ons {
-        if let Some(plan) = versions.get(&add_on.beside) {
-            found.insert(Source::AddOn(add_on.id.clone()), plan.of_one_price(add_on.price.clone()));
+        if let Some(plan) = found.get(&Source::Plan(add_on.beside.clone())) {
+            let plan = plan.of_one_price(add_on.price.clone());
+            found.insert(Source::AddOn(add_on.id.clone()), plan);
         }
     }
     found

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::calendar;
 use crate::close::checklist::{self, Checklist, StepName};
-use crate::close::{self as closing, CloseReport};
+use crate::close::{self as closing, CloseReport, Rehearsal};
 
 #[derive(Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -108,6 +108,21 @@ pub(super) async fn close(
     Ok(axum::Json(closing::close_period(&app, &workspace.id, period).await?))
 }
 
+/// What closing the month now would issue: counted from raw events and rated, with nothing stored.
+#[utoipa::path(
+    get, path = "/api/v1/close/{period}/rehearsal", tag = "invoices", params(("period" = String, Path)),
+    responses((status = 200, body = Rehearsal), (status = 422, body = Problem))
+)]
+pub(super) async fn rehearse(
+    State(app): State<App>,
+    Caller(caller): Caller,
+    Path(period): Path<String>,
+) -> Result<axum::Json<Rehearsal>, Problem> {
+    caller.require(Scope::Finance)?;
+    let month = month_of(&app, &caller.workspace, &period).await?;
+    Ok(axum::Json(closing::rehearse(&app, &caller.workspace, month).await?))
+}
+
 #[derive(Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Advance {
@@ -118,6 +133,8 @@ pub(super) struct Advance {
 #[derive(Serialize, utoipa::ToSchema)]
 pub(super) struct ClockNow {
     now: DateTime<Utc>,
+    /// Invoices that were issued on the way.
+    issued: usize,
 }
 
 /// Moves a test workspace's clock ahead: trials end, periods close, invoices issue. Never back.
@@ -148,5 +165,7 @@ pub(super) async fn advance_clock(
     let workspace = workspace::by_id(&mut transaction, ws).await.map_err(|e| Problem::internal(&e))?;
     transaction.commit().await?;
     let now = workspace.ok_or_else(|| Problem::not_found("workspace"))?.clock.now();
-    Ok(axum::Json(ClockNow { now }))
+    // What is due by the new time is done before the answer, instead of when the loop next looks.
+    let issued = if advance.advance_seconds > 0 { closing::run_due_of(&app, ws).await? } else { 0 };
+    Ok(axum::Json(ClockNow { now, issued }))
 }

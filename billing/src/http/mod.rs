@@ -52,6 +52,7 @@ pub fn router(app: &App) -> OpenApiRouter {
         .routes(routes!(invoices::audit))
         .routes(routes!(close::close))
         .routes(routes!(close::checklist))
+        .routes(routes!(close::rehearse))
         .routes(routes!(close::run_step))
         .routes(routes!(close::hard))
         .routes(routes!(close::advance_clock))

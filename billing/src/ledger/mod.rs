@@ -28,6 +28,8 @@ pub mod post;
 pub mod slices;
 
 #[cfg(test)]
+mod histories;
+#[cfg(test)]
 mod properties;
 
 use serde::Serialize;

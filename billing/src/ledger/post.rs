@@ -143,13 +143,7 @@ async fn facts(conn: &mut PgConnection, ws: &WorkspaceId, id: &InvoiceId) -> Res
     .fetch_all(&mut *conn)
     .await?;
     let settled: HashMap<String, InvoiceId> = earlier.into_iter().map(|row| (format!("From invoice {}", row.number), row.id)).collect();
-    let lines = invoice.lines.iter().map(|line| FactLine {
-        line: line.id.clone(),
-        period: line.period,
-        net: line.net(),
-        settles: settles(line, &settled),
-    });
-    let lines = lines.collect();
+    let lines = invoice.lines.iter().map(|line| fact_line(line, line.net(), &settled)).collect();
     let notes = notes(conn, ws, &invoice, &settled).await?;
     let refunds = refunds(conn, ws, &invoice).await?;
     let disputes = disputes(conn, ws, &invoice).await?;
@@ -193,12 +187,7 @@ async fn notes(
         )
         .fetch_one(&mut *conn)
         .await?;
-        let lines = note.lines.into_iter().map(|part| FactLine {
-            line: part.line,
-            period: part.of.period,
-            net: part.net,
-            settles: settles(&part.of, settled),
-        });
+        let lines = note.lines.iter().map(|part| fact_line(&part.of, part.net, settled));
         found.push(NoteFacts {
             lines: lines.collect(),
             id: note.id,
@@ -252,9 +241,11 @@ async fn disputes(conn: &mut PgConnection, ws: &WorkspaceId, invoice: &Invoice) 
     Ok(facts.collect())
 }
 
-/// The earlier invoice that a line settles. Prepaid credits used after tax settle what is owed, as a carried amount does.
-fn settles(line: &InvoiceLine, settled: &HashMap<String, InvoiceId>) -> Option<Option<InvoiceId>> {
-    matches!(line.kind, LineKind::Carried | LineKind::Credit).then(|| settled.get(&line.name).cloned())
+/// A line with so much of it. Carried amounts settle the earlier invoice they come from, and prepaid credits used after tax settle
+/// what is owed.
+fn fact_line(line: &InvoiceLine, net: Money, settled: &HashMap<String, InvoiceId>) -> FactLine {
+    let settles = matches!(line.kind, LineKind::Carried | LineKind::Credit).then(|| settled.get(&line.name).cloned());
+    FactLine { line: line.id.clone(), period: line.period, net, settles }
 }
 
 async fn booked(conn: &mut PgConnection, ws: &WorkspaceId, invoice: &InvoiceId, currency: Currency) -> Result<Vec<Journal>, BillingError> {

@@ -123,7 +123,12 @@ proptest! {
 /// Takes `percent` of every line that is earned, and of the tax, back.
 fn note(facts: &Facts, percent: i64, minutes: i64, against: Account) -> NoteFacts {
     let share = |minor: i64| Money::new(minor * percent / 100, eur());
-    let lines: Vec<_> = facts.lines.iter().filter(|line| line.settles.is_none()).map(|line| FactLine { net: share(line.net.minor), ..line.clone() }).collect();
+    let lines: Vec<_> = facts
+        .lines
+        .iter()
+        .filter(|line| line.settles.is_none())
+        .map(|line| FactLine { net: share(line.net.minor), ..line.clone() })
+        .collect();
     let tax = share(facts.tax.minor);
     let total = Money::new(lines.iter().map(|line| line.net.minor).sum::<i64>() + tax.minor, eur());
     NoteFacts { id: CreditNoteId::new(), number: format!("CN-{percent}"), issued_at: at(minutes), total, tax, lines, against }

@@ -34,6 +34,9 @@ pub struct Refund {
     pub failed_at: Option<DateTime<Utc>>,
 }
 
+/// Stripe's, besides `pending`.
+const STATES: [&str; 4] = ["requires_action", "succeeded", "failed", "canceled"];
+
 /// As much of Stripe's refund as is used.
 #[derive(Debug, Clone, Deserialize)]
 pub struct There {
@@ -66,10 +69,7 @@ pub(crate) async fn record(
     let currency: Currency = there.currency.to_ascii_uppercase().parse()?;
     let amount = from_stripe(there.amount, currency)?;
     let created_at = DateTime::from_timestamp(there.created, 0).unwrap_or_else(clock::now);
-    let state = match there.status.as_deref() {
-        Some(state @ ("requires_action" | "succeeded" | "failed" | "canceled")) => state,
-        _ => "pending",
-    };
+    let state = there.status.as_deref().filter(|state| STATES.contains(state)).unwrap_or("pending");
     sqlx::query!(
         "INSERT INTO refunds (workspace_id, stripe_id, invoice_id, credit_note_id, currency, amount_minor, state, failure, created_at, succeeded_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9::timestamptz, CASE WHEN $7 = 'succeeded' THEN $9::timestamptz END)

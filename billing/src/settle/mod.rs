@@ -167,13 +167,7 @@ async fn at_stripe(app: &App, ws: &WorkspaceId, stripe_id: &str, how: &Settlemen
     }
 }
 
-async fn record(
-    conn: &mut PgConnection,
-    ws: &WorkspaceId,
-    invoice: &Invoice,
-    how: &Settlement,
-    actor: &str,
-) -> Result<(), BillingError> {
+async fn record(conn: &mut PgConnection, ws: &WorkspaceId, invoice: &Invoice, how: &Settlement, actor: &str) -> Result<(), BillingError> {
     if let Settlement::Paid(payment) = how {
         sqlx::query!(
             "INSERT INTO payments (invoice_id, workspace_id, currency, amount_minor, paid_at, method, reference, recorded_by, recorded_at)

@@ -10,6 +10,7 @@ use super::client::{Form, Stripe};
 use super::error::StripeError;
 use super::outbox::{self, Request, Sent, Step, Stored};
 use super::settings;
+use super::test_clocks;
 use super::verdict::backoff;
 use super::view::{List, Tagged};
 
@@ -57,17 +58,19 @@ pub async fn ensure(app: &App, stripe: &Stripe, workspace: &WorkspaceId, consume
     let found = consumers::get(&mut conn, workspace, consumer).await?;
     drop(conn);
     let consumer = found.ok_or(StripeError::NotFound("consumer"))?;
-    let request = outbox::store(&app.pg, workspace, consumer.id.as_str(), Step::Customer, || Ok(create(workspace, &consumer))).await?;
+    let clock = test_clocks::for_consumer(app, stripe, workspace, &consumer.id).await?;
+    let build = || Ok(create(workspace, &consumer, clock.as_deref()));
+    let request = outbox::store(&app.pg, workspace, consumer.id.as_str(), Step::Customer, build).await?;
     match request.send(&app.pg, stripe).await? {
         Sent::Before { object_id } => object_id.ok_or(StripeError::Bug("a customer request is done without a customer")),
         Sent::Answered(answer) => {
             let id = answer.parse::<Tagged>()?.id;
-            record(app, workspace, &consumer, &request, Some(&answer), &id).await?;
+            record(app, workspace, &consumer, &request, Some(&answer), &id, clock.as_deref()).await?;
             Ok(id)
         }
         Sent::KeySpent(reason) => match find(stripe, &consumer).await? {
             Some(id) => {
-                record(app, workspace, &consumer, &request, None, &id).await?;
+                record(app, workspace, &consumer, &request, None, &id, clock.as_deref()).await?;
                 Ok(id)
             }
             None => {
@@ -84,8 +87,11 @@ pub async fn ensure(app: &App, stripe: &Stripe, workspace: &WorkspaceId, consume
     }
 }
 
-fn create(workspace: &WorkspaceId, consumer: &Consumer) -> Request {
+fn create(workspace: &WorkspaceId, consumer: &Consumer, test_clock: Option<&str>) -> Request {
     let mut form = Form::new().with("name", consumer.name.as_str());
+    if let Some(clock) = test_clock {
+        form = form.with("test_clock", clock);
+    }
     if let Some(email) = &consumer.email {
         form = form.with("email", email.as_str());
     }
@@ -131,15 +137,17 @@ async fn record(
     request: &Stored,
     answer: Option<&super::client::Answer>,
     id: &str,
+    test_clock: Option<&str>,
 ) -> Result<(), StripeError> {
     let mut tx = app.pg.begin().await?;
     request.finish(&mut tx, answer, id).await?;
     sqlx::query!(
-        "INSERT INTO stripe_customers (workspace_id, consumer_id, stripe_id, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
+        "INSERT INTO stripe_customers (workspace_id, consumer_id, stripe_id, created_at, test_clock) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
         workspace.as_str(),
         consumer.id.as_str(),
         id,
-        farebox_core::clock::now()
+        farebox_core::clock::now(),
+        test_clock
     )
     .execute(&mut *tx)
     .await?;

@@ -37,6 +37,10 @@ struct NewSettings {
     secret_key: String,
     /// `whsec_...`, when the webhook endpoint was made by hand. Without it Farebox registers one.
     webhook_secret: Option<String>,
+    /// With a test key, in a workspace in test mode: new customers live by Stripe's test clocks, which are advanced with the
+    /// workspace's.
+    #[serde(default)]
+    test_clocks: bool,
 }
 
 /// Whether Stripe is set up, and what waits for it.
@@ -65,6 +69,7 @@ async fn put_settings(
     settings::probe(&app, &caller.workspace, secret_key).await?;
     let mut tx = app.pg.begin().await?;
     settings::set(&mut tx, &app.config.billing, &caller.workspace, secret_key, webhook_secret, caller.token.as_str()).await?;
+    settings::set_test_clocks(&mut tx, &caller.workspace, new.test_clocks).await?;
     tx.commit().await?;
     // A convenience: without it events are found by polling, so its failure does not undo the keys.
     if webhook_secret.is_none()

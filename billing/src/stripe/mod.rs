@@ -8,7 +8,8 @@
 //!
 //! Payment methods are given on Stripe's own page ([`checkout`]). What happens there comes back by webhook ([`http`],
 //! [`signature`], registered by [`endpoint`]) or, failing that, by a [`poll`]; either way an event is only a note that an
-//! object changed, which [`events`] then fetches, and [`state`] applies.
+//! object changed, which [`events`] then fetches, and [`state`] applies. With a test key Stripe's clocks can go with the
+//! workspace's ([`test_clocks`]).
 
 pub mod bill;
 pub mod checkout;
@@ -26,6 +27,7 @@ pub mod push;
 pub mod settings;
 pub mod signature;
 pub mod state;
+pub mod test_clocks;
 pub mod verdict;
 pub mod view;
 pub mod workers;
@@ -39,8 +41,13 @@ pub use endpoint::register_webhook;
 pub use error::StripeError;
 pub use http::router;
 
-/// The push workers, the events, and the poll, until `stop`.
+/// The push workers, the events, the poll, and the test clocks, until `stop`.
 pub async fn run(app: App, stop: CancellationToken) -> anyhow::Result<()> {
-    tokio::join!(workers::run(app.clone(), stop.clone()), events::run(app.clone(), stop.clone()), poll::run(app, stop));
+    tokio::join!(
+        workers::run(app.clone(), stop.clone()),
+        events::run(app.clone(), stop.clone()),
+        poll::run(app.clone(), stop.clone()),
+        test_clocks::run(app, stop)
+    );
     Ok(())
 }

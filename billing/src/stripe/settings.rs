@@ -61,7 +61,8 @@ pub async fn set(
     let sealed = Vault::new(&config.encryption_key)?.seal(workspace, Purpose::StripeSecretKey, secret_key);
     sqlx::query!(
         "INSERT INTO stripe_settings (workspace_id, secret_key_sealed, live, key_hint, updated_at) VALUES ($1, $2, $3, $4, $5)
-         ON CONFLICT (workspace_id) DO UPDATE SET secret_key_sealed = $2, live = $3, key_hint = $4, updated_at = $5",
+         ON CONFLICT (workspace_id) DO UPDATE SET secret_key_sealed = $2, live = $3, key_hint = $4, updated_at = $5,
+             test_clocks = stripe_settings.test_clocks AND NOT $3",
         workspace.as_str(),
         sealed,
         live,
@@ -82,6 +83,18 @@ pub async fn set(
 }
 
 /// Adds a webhook signing secret; those before it expire in a day.
+/// Whether new customers at Stripe live by test clocks that go with the workspace's.
+pub async fn set_test_clocks(conn: &mut PgConnection, workspace: &WorkspaceId, on: bool) -> Result<(), StripeError> {
+    let test_mode = sqlx::query_scalar!("SELECT test_mode FROM workspaces WHERE id = $1", workspace.as_str()).fetch_one(&mut *conn).await?;
+    if on && !test_mode {
+        return Err(StripeError::BadKey("Stripe's test clocks go with the clock of a workspace in test mode, which this one is not"));
+    }
+    sqlx::query!("UPDATE stripe_settings SET test_clocks = $2 WHERE workspace_id = $1 AND NOT live", workspace.as_str(), on)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
 pub async fn add_webhook_secret(
     conn: &mut PgConnection,
     config: &config::Billing,

@@ -1,6 +1,8 @@
 //! Starts, changes, pauses, resumes and ends a subscription. Each writes its phases, what metering attributes by, and
 //! when its next period closes, in the caller's transaction.
 
+use std::collections::HashMap;
+
 use bigdecimal::BigDecimal;
 use chrono::{DateTime, TimeDelta, Utc};
 use farebox_core::clock;
@@ -12,7 +14,7 @@ use farebox_metering::timelines::{TimelineEntry, set_subscription_timeline};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
-use super::{Phase, Subscription, get};
+use super::{Phase, Subscription, by_ids, get};
 use crate::plans::{self, Plan};
 use crate::webhooks::{self, Happened};
 use crate::{BillingError, revenue, settings};
@@ -423,6 +425,14 @@ pub(crate) async fn lock(conn: &mut PgConnection, ws: &WorkspaceId, id: &Subscri
     get(conn, ws, id).await?.ok_or(BillingError::NotFound("subscription"))
 }
 
+/// Several at once, locked in the order of their ids.
+pub(crate) async fn lock_all(conn: &mut PgConnection, ws: &WorkspaceId, ids: &[String]) -> Result<Vec<Subscription>, BillingError> {
+    sqlx::query!("SELECT id FROM subscriptions WHERE workspace_id = $1 AND id = ANY($2) ORDER BY id FOR UPDATE", ws.as_str(), ids)
+        .fetch_all(&mut *conn)
+        .await?;
+    by_ids(conn, ws, ids).await
+}
+
 /// After a change: metering's timeline, when the next period closes, and the subscription as it is now.
 pub(super) async fn written(conn: &mut PgConnection, ws: &WorkspaceId, id: &SubscriptionId) -> Result<Subscription, BillingError> {
     written_as(conn, ws, id, "subscription.changed").await
@@ -446,22 +456,24 @@ pub(crate) async fn reschedule(
 ) -> Result<Option<DateTime<Utc>>, BillingError> {
     let workspace = workspace_of(conn, ws).await?;
     let close_from = settings::of(conn, ws).await?.close_from;
-    let from = subscription.open_from(close_from);
-    let billed_until = sqlx::query_scalar!(
-        "SELECT max(l.period_end) FROM invoice_lines l JOIN invoices i ON i.id = l.invoice_id
-         WHERE i.subscription_id = $1 AND l.kind = 'fee' AND l.quantity > 0",
-        subscription.id.as_str()
-    )
-    .fetch_one(&mut *conn)
-    .await?;
-    let closes_at = if subscription.goes_on_after(from) || billed_until.is_some_and(|until| until > from) {
-        let plans = plans::of(conn, ws, subscription.phases.iter().map(|phase| &phase.plan_version)).await?;
-        Some(subscription.next_period(&plans, workspace.time_zone, close_from)?.0.end)
-    } else {
-        None
-    };
+    let billed = billed_until(conn, &[subscription.id.to_string()]).await?;
+    let plans = plans::of(conn, ws, subscription.phases.iter().map(|phase| &phase.plan_version)).await?;
+    let closes_at = subscription.closes_at(&plans, workspace.time_zone, close_from, billed.get(&subscription.id).copied())?;
     sqlx::query!("UPDATE subscriptions SET closes_at = $2 WHERE id = $1", subscription.id.as_str(), closes_at).execute(conn).await?;
     Ok(closes_at)
+}
+
+/// Until when fees of each subscription are billed in advance.
+pub(crate) async fn billed_until(conn: &mut PgConnection, ids: &[String]) -> Result<HashMap<SubscriptionId, DateTime<Utc>>, BillingError> {
+    let rows = sqlx::query!(
+        r#"SELECT i.subscription_id AS "id: SubscriptionId", max(l.period_end) AS "until!"
+           FROM invoices i JOIN invoice_lines l ON i.id = l.invoice_id
+           WHERE i.subscription_id = ANY($1) AND l.kind = 'fee' AND l.quantity > 0 GROUP BY 1"#,
+        ids
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.id, row.until)).collect())
 }
 
 /// Writes what is in force when through metering, and tells access.

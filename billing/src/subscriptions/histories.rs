@@ -17,12 +17,12 @@ use crate::rating::difference::{BilledLine, corrections};
 use crate::rating::lines::fees;
 use crate::rating::plan::{Anchor, PlanDefinition};
 use crate::rating::schedule::Schedule;
-use crate::rating::{LineKind, Usage};
+use crate::rating::{Line, LineKind, Usage};
 
 const ZONE: Tz = chrono_tz::Europe::Berlin;
 
 /// Every interval and anchor, fees in advance and in arrears, seats, tiers, included units, a price of its own interval.
-const PLANS: &[&str] = &[
+pub(crate) const PLANS: &[&str] = &[
     "{name: a, prices: [{name: Fee, model: flat, amount: \"49.99\"}, {name: R, model: per_unit, meter: requests, unit_amount: \"0.37\"}]}",
     "{name: b, prices: [{name: Fee, model: flat, amount: \"17\", billed: in_arrears}, {name: R, model: graduated, meter: requests, included: 3, tiers: [{up_to: 5, unit_amount: 2, flat_amount: 1}, {unit_amount: \"0.5\"}]}]}",
     "{name: c, interval: year, prices: [{name: Fee, model: flat, amount: \"1200\"}, {name: R, model: per_unit, meter: requests, unit_amount: \"0.1\", interval: month}]}",
@@ -32,7 +32,7 @@ const PLANS: &[&str] = &[
 ];
 
 #[derive(Debug, Clone)]
-enum Act {
+pub(crate) enum Act {
     Change(usize),
     Seats(i64),
     Pause,
@@ -42,7 +42,7 @@ enum Act {
     Cancel,
 }
 
-fn act() -> impl Strategy<Value = Act> {
+pub(crate) fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
         4 => (0..PLANS.len()).prop_map(Act::Change),
         3 => (0_i64..6).prop_map(Act::Seats),
@@ -58,7 +58,7 @@ fn usd() -> Currency {
     "USD".parse().expect("a currency")
 }
 
-struct World {
+pub(crate) struct World {
     subscription: Subscription,
     paused: Option<PlanVersionId>,
     ids: Vec<PlanVersionId>,
@@ -68,12 +68,14 @@ struct World {
     billed: Vec<BilledFee>,
     usage: Vec<BilledLine>,
     closed: Vec<Period>,
-    total: i64,
+    pub total: i64,
     fee_lines: i64,
+    /// Lines of each invoice, before discounts, credits and tax, that nobody has taken yet.
+    pub documents: Vec<Vec<Line>>,
 }
 
 impl World {
-    fn new(start: DateTime<Utc>, first: usize, calls: Vec<(DateTime<Utc>, DateTime<Utc>)>) -> Self {
+    pub fn new(start: DateTime<Utc>, first: usize, calls: Vec<(DateTime<Utc>, DateTime<Utc>)>) -> Self {
         let ids: Vec<_> = PLANS.iter().map(|_| PlanVersionId::new()).collect();
         let plan = |yaml: &&str| crate::catalog::parse_plan(yaml, usd()).expect("a plan").0;
         let subscription = Subscription {
@@ -91,7 +93,7 @@ impl World {
         };
         let plans = ids.iter().cloned().zip(PLANS.iter().map(plan)).collect();
         let (billed, usage, closed) = (Vec::new(), Vec::new(), Vec::new());
-        Self { subscription, paused: None, ids, plans, calls, billed, usage, closed, total: 0, fee_lines: 0 }
+        Self { subscription, paused: None, ids, plans, calls, billed, usage, closed, total: 0, fee_lines: 0, documents: Vec::new() }
     }
 
     fn cut(&mut self, at: DateTime<Utc>) -> Option<Phase> {
@@ -104,7 +106,7 @@ impl World {
     }
 
     /// What [`super::change`] does, without a store.
-    fn act(&mut self, act: &Act, at: DateTime<Utc>) {
+    pub fn act(&mut self, act: &Act, at: DateTime<Utc>) {
         if self.subscription.ended_at.is_some() || self.subscription.closed_until.is_some_and(|closed| at < closed) {
             return;
         }
@@ -171,13 +173,16 @@ impl World {
         cycle::wanted(cycle).expect("in the calendar").into_iter().map(|wanted| (wanted.key(), self.count(&wanted, known))).collect()
     }
 
-    fn note_usage(&mut self, source: Source, kind: LineKind, line: crate::rating::Line) {
+    fn note_usage(&mut self, source: Source, kind: LineKind, line: Line) {
         self.total += line.amount.minor;
+        if let Some(document) = self.documents.last_mut() {
+            document.push(line.clone());
+        }
         self.usage.push(BilledLine { source, kind, line, first: InvoiceLineId::new(), number: "N".to_owned() });
     }
 
     /// Invoices every period that is over, and corrects those that were.
-    fn close(&mut self, now: DateTime<Utc>) {
+    pub fn close(&mut self, now: DateTime<Utc>) {
         for _ in 0..1000 {
             let (period, next) = self.subscription.next_period(&self.plans, ZONE, None).expect("in the calendar");
             if period.end > now {
@@ -188,6 +193,7 @@ impl World {
             let fees = cycle::fee_lines(&cycle).expect("rates");
             let used = self.used(&cycle, now);
             let usage = cycle::usage_lines(&cycle, &used).expect("rates");
+            self.documents.push(fees.iter().map(|fee| fee.line.clone()).collect());
             for CycleLine { source, line } in fees {
                 self.total += line.amount.minor;
                 self.fee_lines += 1;
@@ -204,6 +210,7 @@ impl World {
                 break;
             }
         }
+        self.documents.push(Vec::new());
         for period in self.closed.clone() {
             let plans = sources(&self.subscription, &self.plans);
             let cycle = self.cycle(period, period, &plans);

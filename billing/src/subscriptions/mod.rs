@@ -7,7 +7,7 @@
 mod add_ons;
 mod change;
 #[cfg(test)]
-mod histories;
+pub(crate) mod histories;
 mod migrate;
 mod period;
 
@@ -21,7 +21,7 @@ pub use add_ons::{add, remove};
 pub use change::{
     Cancel, Start, When, cancel, cancel_at, change, change_at, pause, resume, set_quantity, start, subscribe, subscribe_to_version,
 };
-pub(crate) use change::{currency_of, lock, reschedule};
+pub(crate) use change::{billed_until, currency_of, lock, lock_all, reschedule};
 pub use migrate::{Migrated, Migration, migrate};
 pub use period::Plans;
 
@@ -89,7 +89,12 @@ impl Subscription {
 }
 
 pub async fn get(conn: &mut PgConnection, ws: &WorkspaceId, id: &SubscriptionId) -> Result<Option<Subscription>, BillingError> {
-    Ok(load(conn, ws, Some(id.as_str()), None, 1, "").await?.pop())
+    Ok(by_ids(conn, ws, &[id.to_string()]).await?.pop())
+}
+
+/// Several, sorted by id.
+pub(crate) async fn by_ids(conn: &mut PgConnection, ws: &WorkspaceId, ids: &[String]) -> Result<Vec<Subscription>, BillingError> {
+    load(conn, ws, Some(ids), None, i64::MAX, "").await
 }
 
 /// Those in force now, by the workspace's clock: at most one per product.
@@ -124,7 +129,7 @@ pub async fn list(
 async fn load(
     conn: &mut PgConnection,
     ws: &WorkspaceId,
-    id: Option<&str>,
+    ids: Option<&[String]>,
     consumer: Option<&str>,
     limit: i64,
     after: &str,
@@ -132,9 +137,9 @@ async fn load(
     let rows = sqlx::query!(
         r#"SELECT id AS "id: SubscriptionId", consumer_id AS "consumer: ConsumerId", product, currency, started_at, ended_at,
                   credit_at_end, paused_version IS NOT NULL AS "paused!", closed_until FROM subscriptions
-           WHERE workspace_id = $1 AND ($2::text IS NULL OR id = $2) AND ($3::text IS NULL OR consumer_id = $3) AND id > $4 ORDER BY id LIMIT $5"#,
+           WHERE workspace_id = $1 AND ($2::text[] IS NULL OR id = ANY($2)) AND ($3::text IS NULL OR consumer_id = $3) AND id > $4 ORDER BY id LIMIT $5"#,
         ws.as_str(),
-        id,
+        ids,
         consumer,
         after,
         limit

@@ -52,6 +52,21 @@ impl Subscription {
         Ok((period, self.period_at(plans, zone, period.end, Some(period.end))?))
     }
 
+    /// When the next period closes that has something to close: in force, or billed in advance and to be given back.
+    pub fn closes_at(
+        &self,
+        plans: &Plans,
+        zone: Tz,
+        close_from: Option<DateTime<Utc>>,
+        billed_until: Option<DateTime<Utc>>,
+    ) -> Result<Option<DateTime<Utc>>, RatingError> {
+        let from = self.open_from(close_from);
+        if self.goes_on_after(from) || billed_until.is_some_and(|until| until > from) {
+            return Ok(Some(self.next_period(plans, zone, close_from)?.0.end));
+        }
+        Ok(None)
+    }
+
     /// Whether anything is in force after `from`.
     pub fn goes_on_after(&self, from: DateTime<Utc>) -> bool {
         self.phases.iter().any(|phase| phase.to.is_none_or(|to| to > from))
