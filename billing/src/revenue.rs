@@ -1,6 +1,6 @@
 //! Facts about money for insights: who became a payer when, and what recurs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bigdecimal::BigDecimal;
 use chrono::{DateTime, Utc};
@@ -10,7 +10,8 @@ use sqlx::PgConnection;
 
 use crate::rating::lines::fees;
 use crate::rating::plan::{Amounts, Interval, PlanDefinition};
-use crate::{BillingError, plans, subscriptions};
+use crate::subscriptions::{self, AddOn, Phase};
+use crate::{BillingError, plans};
 
 /// When a consumer first paid an invoice with an amount.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +31,7 @@ pub async fn first_paid(conn: &mut PgConnection, ws: &WorkspaceId) -> Result<Vec
     .await?)
 }
 
-/// A stretch of a consumer's subscription, free (a free plan, or a trial) or paid.
+/// A stretch of a consumer's subscription, free (a free plan, or a trial) or paid, with what recurs unchanged over it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stretch {
     pub consumer: ConsumerId,
@@ -40,7 +41,7 @@ pub struct Stretch {
     pub to: Option<DateTime<Utc>>,
     pub trial: bool,
     pub free: bool,
-    /// The recurring fees, normalised to a month; nothing in a trial.
+    /// The recurring fees, with seats and what was added, normalised to a month; nothing in a trial.
     pub monthly: Money,
 }
 
@@ -50,18 +51,31 @@ pub async fn stretches(conn: &mut PgConnection, ws: &WorkspaceId) -> Result<Vec<
     let mut found = Vec::new();
     for subscription in subscriptions::list(conn, ws, None, i64::MAX, "").await? {
         let currency: Currency = subscription.currency.parse().map_err(|e| BillingError::unreadable("a subscription", e))?;
-        for phase in subscription.phases {
+        for phase in &subscription.phases {
             let Some(plan) = versions.get(&phase.plan_version) else { continue };
-            found.push(Stretch {
-                consumer: subscription.consumer.clone(),
-                product: subscription.product.clone(),
-                plan: phase.plan,
-                from: phase.from,
-                to: phase.to,
-                trial: phase.trial,
-                free: phase.trial || plan.free,
-                monthly: if phase.trial { Money::zero(currency) } else { monthly(&plan.definition, currency)? },
-            });
+            for (from, to) in cut(phase, &subscription.add_ons) {
+                let monthly = if phase.trial {
+                    Money::zero(currency)
+                } else {
+                    let beside = subscription.add_ons.iter().filter(|own| own.from <= from && own.to.is_none_or(|end| end > from));
+                    let extra = beside.map(|own| (plan.definition.of_one_price(own.price.clone()), &own.quantity));
+                    let mut sum = monthly(&plan.definition, &phase.quantity, currency)?;
+                    for (plan, quantity) in extra {
+                        sum = sum.checked_add(self::monthly(&plan, quantity, currency)?)?;
+                    }
+                    sum
+                };
+                found.push(Stretch {
+                    consumer: subscription.consumer.clone(),
+                    product: subscription.product.clone(),
+                    plan: phase.plan.clone(),
+                    from,
+                    to,
+                    trial: phase.trial,
+                    free: phase.trial || plan.free,
+                    monthly,
+                });
+            }
         }
     }
     found.sort_by(|a, b| (&a.consumer, a.from).cmp(&(&b.consumer, b.from)));
@@ -85,12 +99,24 @@ pub async fn free_to_paid(conn: &mut PgConnection, ws: &WorkspaceId) -> Result<V
     Ok(found)
 }
 
-/// The flat fees of a plan, normalised to a month. Usage is left out.
-fn monthly(plan: &PlanDefinition, currency: Currency) -> Result<Money, BillingError> {
+/// A phase, cut where something is added or taken away.
+fn cut(phase: &Phase, add_ons: &[AddOn]) -> Vec<(DateTime<Utc>, Option<DateTime<Utc>>)> {
+    let inside = |at: &DateTime<Utc>| *at > phase.from && phase.to.is_none_or(|to| *at < to);
+    let starts: BTreeSet<_> =
+        add_ons.iter().flat_map(|own| [Some(own.from), own.to]).flatten().filter(inside).chain([phase.from]).collect();
+    let starts: Vec<_> = starts.into_iter().collect();
+    let ends = starts.iter().skip(1).map(|at| Some(*at)).chain([phase.to]);
+    starts.iter().copied().zip(ends).collect()
+}
+
+/// The flat fees of a plan for so many seats, normalised to a month. Usage is left out.
+fn monthly(plan: &PlanDefinition, seats: &BigDecimal, currency: Currency) -> Result<Money, BillingError> {
     let mut sum = BigDecimal::from(0);
     for (price, amounts, _) in fees(plan) {
         let (times, per) = in_a_month(price.interval.unwrap_or(plan.interval));
-        sum += amounts.get(currency).map_or_else(|| BigDecimal::from(0), |amount| amount * BigDecimal::from(times) / BigDecimal::from(per));
+        let each = amounts.get(currency).cloned().unwrap_or_default();
+        let seats = if price.per_seat { seats.clone() } else { BigDecimal::from(1) };
+        sum += each * seats * BigDecimal::from(times) / BigDecimal::from(per);
     }
     Ok(Money::round(&sum, currency)?)
 }
@@ -129,4 +155,50 @@ pub fn missing_amounts(plan: &PlanDefinition, currency: Currency) -> Vec<String>
         missing.push("spend_cap".to_owned());
     }
     missing
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use farebox_core::ids::{AddOnId, PlanVersionId};
+
+    fn usd() -> Currency {
+        "USD".parse().expect("a currency")
+    }
+
+    fn at(day: u32) -> DateTime<Utc> {
+        format!("2026-10-{day:02}T00:00:00Z").parse().expect("an instant")
+    }
+
+    #[test]
+    fn what_recurs_knows_seats_and_intervals() {
+        let plan = |text: &str| crate::catalog::parse_plan(text, usd()).expect("a plan").0;
+        let recurs = |text: &str, seats: i64| monthly(&plan(text), &BigDecimal::from(seats), usd()).expect("in range").to_string();
+        assert_eq!(recurs("{name: a, prices: [{name: F, model: flat, amount: \"10\"}]}", 7), "10.00");
+        assert_eq!(recurs("{name: a, prices: [{name: F, model: flat, amount: \"10\", per_seat: true}]}", 7), "70.00");
+        assert_eq!(recurs("{name: a, interval: year, prices: [{name: F, model: flat, amount: \"120\"}]}", 1), "10.00");
+        assert_eq!(recurs("{name: a, prices: [{name: U, model: per_unit, meter: requests, unit_amount: 1}]}", 1), "0.00");
+    }
+
+    #[test]
+    fn a_phase_is_cut_where_something_is_added_and_taken_away() {
+        let version = PlanVersionId::new();
+        let phase = Phase {
+            plan_version: version.clone(),
+            plan: "a".to_owned(),
+            version: 1,
+            from: at(1),
+            to: Some(at(20)),
+            trial: false,
+            quantity: BigDecimal::from(1),
+        };
+        let price = crate::catalog::parse_price("{name: Extra, model: flat, amount: \"5\"}", usd()).expect("a price");
+        let add_on =
+            |from, to| AddOn { id: AddOnId::new(), price: price.clone(), beside: version.clone(), quantity: BigDecimal::from(1), from, to };
+        assert_eq!(cut(&phase, &[]), [(at(1), Some(at(20)))]);
+        assert_eq!(
+            cut(&phase, &[add_on(at(5), Some(at(9))), add_on(at(1), None), add_on(at(21), None)]),
+            [(at(1), Some(at(5))), (at(5), Some(at(9))), (at(9), Some(at(20)))]
+        );
+    }
 }

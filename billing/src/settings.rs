@@ -10,6 +10,7 @@ use farebox_core::period::floor_minute;
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
+pub use crate::rating::plan::LateUsage;
 use crate::{BillingError, subscriptions};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -35,27 +36,6 @@ const fn late_days() -> i32 {
 impl Default for BillingSettings {
     fn default() -> Self {
         Self { close_from: None, close_by_hand: false, late_usage: LateUsage::default(), late_days: late_days() }
-    }
-}
-
-/// What becomes of usage that arrives after its period was invoiced.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema)]
-#[serde(rename_all = "snake_case")]
-#[sqlx(type_name = "text", rename_all = "snake_case")]
-pub enum LateUsage {
-    /// A line on the next invoice; an invoice of its own only where no other will follow.
-    #[default]
-    NextInvoice,
-    /// An invoice of its own, at once.
-    OwnInvoice,
-}
-
-impl LateUsage {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::NextInvoice => "next_invoice",
-            Self::OwnInvoice => "own_invoice",
-        }
     }
 }
 

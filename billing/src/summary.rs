@@ -9,7 +9,7 @@ use sqlx::PgConnection;
 use crate::BillingError;
 use crate::invoices::State;
 
-/// What the issued invoices of a period came to. Void ones are left out; amounts are without tax where not said.
+/// What the issued invoices whose period begins in a month came to. Void ones are left out; amounts are without tax where not said.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeriodSummary {
     pub start: DateTime<Utc>,
@@ -26,7 +26,7 @@ pub struct PeriodSummary {
     pub paid: Money,
 }
 
-/// By period, the newest last, of the currency asked for.
+/// By month of the workspace's calendar, whatever the plans' own periods are: the newest last, of the currency asked for.
 pub async fn by_period(
     conn: &mut PgConnection,
     ws: &WorkspaceId,
@@ -35,19 +35,21 @@ pub async fn by_period(
 ) -> Result<Vec<PeriodSummary>, BillingError> {
     let rows = sqlx::query!(
         r#"WITH chosen AS (
-               SELECT id, period_start, state, tax_minor, total_minor, credited_minor FROM invoices
-               WHERE workspace_id = $1 AND currency = $2 AND period_start >= $3 AND state NOT IN ('draft', 'void')
+               SELECT i.id, date_trunc('month', i.period_start AT TIME ZONE w.time_zone) AT TIME ZONE w.time_zone AS month,
+                      i.state, i.tax_minor, i.total_minor, i.credited_minor
+               FROM invoices i JOIN workspaces w ON w.id = i.workspace_id
+               WHERE i.workspace_id = $1 AND i.currency = $2 AND i.period_start >= $3 AND i.state NOT IN ('draft', 'void')
            ), lines AS (
-               SELECT c.period_start, l.kind, sum(l.amount_minor - l.discount_minor - l.credit_minor - CASE WHEN l.tax_inclusive THEN l.tax_minor ELSE 0 END)::bigint AS net
-               FROM chosen c JOIN invoice_lines l ON l.invoice_id = c.id GROUP BY c.period_start, l.kind
+               SELECT c.month, l.kind, sum(l.amount_minor - l.discount_minor - l.credit_minor - CASE WHEN l.tax_inclusive THEN l.tax_minor ELSE 0 END)::bigint AS net
+               FROM chosen c JOIN invoice_lines l ON l.invoice_id = c.id GROUP BY c.month, l.kind
            )
-           SELECT c.period_start AS "start!", count(*) AS "invoices!", sum(c.tax_minor)::bigint AS "tax!", sum(c.total_minor)::bigint AS "total!",
+           SELECT c.month AS "start!", count(*) AS "invoices!", sum(c.tax_minor)::bigint AS "tax!", sum(c.total_minor)::bigint AS "total!",
                   count(*) FILTER (WHERE c.state = 'paid') AS "paid_invoices!",
                   coalesce(sum(c.total_minor - c.credited_minor) FILTER (WHERE c.state = 'paid'), 0)::bigint AS "paid!",
-                  coalesce((SELECT sum(net) FROM lines l WHERE l.period_start = c.period_start AND l.kind = 'fee'), 0)::bigint AS "fees!",
-                  coalesce((SELECT sum(net) FROM lines l WHERE l.period_start = c.period_start AND l.kind = 'usage'), 0)::bigint AS "usage!",
-                  coalesce((SELECT sum(net) FROM lines l WHERE l.period_start = c.period_start AND l.kind NOT IN ('fee', 'usage')), 0)::bigint AS "other!"
-           FROM chosen c GROUP BY c.period_start ORDER BY c.period_start"#,
+                  coalesce((SELECT sum(net) FROM lines l WHERE l.month = c.month AND l.kind = 'fee'), 0)::bigint AS "fees!",
+                  coalesce((SELECT sum(net) FROM lines l WHERE l.month = c.month AND l.kind = 'usage'), 0)::bigint AS "usage!",
+                  coalesce((SELECT sum(net) FROM lines l WHERE l.month = c.month AND l.kind NOT IN ('fee', 'usage')), 0)::bigint AS "other!"
+           FROM chosen c GROUP BY c.month ORDER BY c.month"#,
         ws.as_str(),
         currency.code(),
         since

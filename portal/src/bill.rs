@@ -42,10 +42,12 @@ pub fn view(invoice: &Invoice, ctx: &Ctx) -> InvoiceView {
     let paid = invoice.state == State::Paid;
     let zero = Money::zero(invoice.currency);
     let owed = matches!(invoice.state, State::Issued | State::Uncollectible) && !invoice.carried && invoice.total.minor > 0;
-    let after = vec![
-        ("Paid".to_owned(), format::money(if paid { invoice.total } else { zero })),
-        ("Still due".to_owned(), format::money(if owed { invoice.total } else { zero })),
-    ];
+    let mut after = Vec::new();
+    if !invoice.credited.is_zero() {
+        after.push(("Credited".to_owned(), format::money(invoice.credited)));
+    }
+    after.push(("Paid".to_owned(), format::money(if paid { invoice.due() } else { zero })));
+    after.push(("Still due".to_owned(), format::money(if owed { invoice.due() } else { zero })));
     let mut payment = Facts::default();
     if let Some(at) = invoice.issued_at {
         payment = payment.with("Issued", format::instant(at, tz));
@@ -108,7 +110,14 @@ fn line(line: &InvoiceLine, invoice: &Invoice, ctx: &Ctx) -> Line {
     let when = format::period(line.period.start, line.period.end, ctx.tz());
     let explanation =
         if outside && !line.explanation.contains(&when) { format!("{when}. {}", line.explanation) } else { line.explanation.clone() };
-    Line { name: line.name.clone(), amount: format::money(line.amount), explanation, proof: line.proof.as_ref().map(|p| proof(line, p)) }
+    // After discounts and credits, so that the lines add up to the totals below them.
+    let taken = |what: &str, amount: Money| (!amount.is_zero()).then(|| format!(" {what} {}.", format::money(amount)));
+    let explanation = format!(
+        "{explanation}{}{}",
+        taken("Discount", line.discount).unwrap_or_default(),
+        taken("Prepaid credits", line.credit).unwrap_or_default()
+    );
+    Line { name: line.name.clone(), amount: format::money(line.left()), explanation, proof: line.proof.as_ref().map(|p| proof(line, p)) }
 }
 
 /// The sealed evidence, readable: whatever it names, in its own words.

@@ -5,14 +5,14 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, TimeDelta, Utc};
 use farebox_billing::catalog::{self, Catalog};
 use farebox_billing::invoices::{self, Invoice, InvoiceFilter, State};
-use farebox_billing::{BillingError, audit, calendar, close, plans, revenue, subscriptions};
+use farebox_billing::{BillingError, audit, calendar, close, credit_notes, plans, revenue, subscriptions};
 use farebox_core::App;
 use farebox_core::event::{AnsweredBy, REQUEST, RequestData, SpecVersion, UsageEvent};
 use farebox_core::ids::{ConsumerId, WorkspaceId};
 use farebox_core::period::Period;
 use farebox_core::workspace::{self, NewWorkspace};
 use farebox_metering::store::{self, EventRow};
-use farebox_metering::{consumers, timelines};
+use farebox_metering::{consumers, links, timelines};
 use sqlx::PgConnection;
 
 use crate::harness::Suite;
@@ -156,6 +156,9 @@ pub async fn a_month_is_closed_to_the_cent_and_audited(suite: &Suite) {
     business.send(app, "initech", Period { start: august.start, end: half.start }, 7, 1).await;
     business.send(app, "hooli", august, 5, 1).await;
 
+    let rehearsed = close::rehearse(app, &business.ws, august).await.expect("rates");
+    assert_eq!((rehearsed.invoices, rehearsed.problems.len(), rehearsed.totals[0].total.to_string()), (2, 0, "103.29".to_owned()));
+    assert!(business.invoices(app).await.is_empty(), "a rehearsal stores nothing");
     let report = close::close_period(app, &business.ws, august).await.expect("closes");
     assert_eq!((report.issued, report.problems.len()), (2, 0), "{report:?}");
     let found = business.invoices(app).await;
@@ -424,4 +427,44 @@ pub async fn dies_and_recovers_at(suite: &Suite, points: &[&str], close_and_die:
         let numbers: BTreeSet<_> = found.iter().filter_map(|invoice| invoice.number.clone()).collect();
         assert_eq!(numbers, BTreeSet::from(["ACME-000001".to_owned(), "ACME-000002".to_owned()]), "{point}");
     }
+}
+
+/// Usage that turns out to be another consumer's after it was invoiced: credited on the invoice that charged it, and charged at
+/// once where it belongs; once, and the next period knows nothing of it.
+pub async fn late_usage_is_credited_where_it_was_charged(suite: &Suite) {
+    let app = &suite.app;
+    let consumers = r"  - {name: initech, address: {country: DE}, subjects: [initech], subscriptions: [{plan: growth, from: 2026-08-01T00:00:00+02:00}]}
+  - {name: hooli, address: {country: US}, subjects: [hooli], subscriptions: [{plan: growth, from: 2026-08-01T00:00:00+02:00}]}
+";
+    let business = Business::new(app, consumers).await;
+    let policy = yaml(&business.name, consumers).replace("late_days: 400", "late_days: 400, late_usage: credit_note");
+    business.apply(app, &policy).await.expect("applies");
+    let august = month("2026-08");
+    business.send(app, "initech", august, 50, 1).await;
+    close::close_period(app, &business.ws, august).await.expect("closes");
+    let of = async |name: &str| business.invoices(app).await.into_iter().filter(|i| i.buyer["name"] == name).collect::<Vec<_>>();
+    let charged = of("initech").await.remove(0);
+    assert_eq!(lines(&charged)[2], "Requests 50 12.50");
+
+    // The second half of August's calls were hooli's.
+    let mut conn = app.pg.acquire().await.expect("PostgreSQL");
+    let hooli = business.consumer(&mut conn, "hooli").await;
+    let from = utc("2026-08-15T22:00:00Z");
+    links::link_subject(&mut conn, &business.ws, "initech", &hooli, from, Some(august.end)).await.expect("linked");
+    let workspace = workspace::by_id(&mut conn, &business.ws).await.expect("PostgreSQL").expect("is there");
+    for _ in 0..2 {
+        close::bill_corrections(app, &workspace, false).await.expect("corrects");
+        let notes = credit_notes::of_invoice(&mut conn, &business.ws, &charged.id).await.expect("PostgreSQL");
+        // 25 calls: 15 over what is included, 7.50 instead of 12.50.
+        let shown: Vec<_> = notes.iter().map(|note| (note.number.as_deref(), note.subtotal.to_string(), note.tax.to_string())).collect();
+        assert_eq!(shown, [(Some("ACME-CN-000001"), "5.00".to_owned(), "0.95".to_owned())]);
+        let own = of("hooli").await;
+        assert_eq!(own.iter().map(|i| i.kind.as_str()).collect::<Vec<_>>(), ["regular", "adjustment"]);
+        assert_eq!(lines(&own[1]), ["Requests, corrected 25 7.50"]);
+    }
+    close::close_period(app, &business.ws, month("2026-09")).await.expect("closes");
+    let next = of("initech").await.remove(1);
+    assert_eq!(lines(&next), ["Platform 1 49.00", "Requests 0 0.00"]);
+    let audited = audit::invoice(app, &business.ws, &next.id).await.expect("audited");
+    assert!(audited.equal, "{audited:#?}");
 }

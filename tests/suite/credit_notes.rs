@@ -225,7 +225,7 @@ pub async fn a_credit_note_is_a_document(suite: &Suite) {
     std::fs::write(&file, &einvoice).expect("written");
     let (valid, said) = second_opinion(&["-m", "peppol.cli", file.to_str().expect("UTF-8")]).await;
     assert!(valid, "{said}\n{}", String::from_utf8_lossy(&einvoice));
-    let wrong = String::from_utf8(einvoice).expect("UTF-8").replace(">0.60</cbc:PayableAmount>", ">0.61</cbc:PayableAmount>");
+    let wrong = String::from_utf8(einvoice).expect("UTF-8").replace(">0.60</cbc:PayableAmount>", ">1.60</cbc:PayableAmount>");
     std::fs::write(&file, wrong).expect("written");
     assert!(!second_opinion(&["-m", "peppol.cli", file.to_str().expect("UTF-8")]).await.0, "the validator looks at totals");
 

@@ -11,7 +11,7 @@ use farebox_core::config;
 use farebox_core::mail::Mailer;
 use farebox_core::workspace;
 
-use crate::finance_mail::smtp;
+use crate::finance_mail::{ONE_AT_A_TIME, smtp};
 use crate::harness::{Suite, eventually};
 use crate::stripe::Shop;
 
@@ -20,6 +20,7 @@ const IN_TIME: Duration = Duration::from_secs(60);
 /// The first refusal opens a case, mails the payer and refuses calls as the policy says; a new card is charged at once, which
 /// ends all of it.
 pub async fn a_refused_card_starts_dunning(suite: &Suite) {
+    let _turn = ONE_AT_A_TIME.lock().await;
     let (server, mailbox) = smtp().await;
     let config = config::Mail { smtp_url: format!("smtp://{server}"), from: "Acme Billing <billing@acme.example>".to_owned() };
     let mailer = Mailer::new(&config).expect("a right configuration").expect("a server");

@@ -17,6 +17,9 @@ use crate::finance::{close, issued};
 use crate::harness::Suite;
 use crate::tenant::Tenant;
 
+/// A run sends what is queued of every workspace: tests that count mails come one after the other.
+pub static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+
 /// Mails as they came over the wire.
 pub type Mailbox = Arc<Mutex<Vec<String>>>;
 
@@ -61,6 +64,7 @@ async fn converse(stream: TcpStream, mailbox: Mailbox) -> std::io::Result<()> {
 /// An invoice is mailed once with its PDF; reminders follow the policy, only the last of those that are due is sent, and a
 /// pause holds them.
 pub async fn invoices_and_reminders_are_mailed_once(suite: &Suite) {
+    let _turn = ONE_AT_A_TIME.lock().await;
     let (server, mailbox) = smtp().await;
     let config = config::Mail { smtp_url: format!("smtp://{server}"), from: "Acme Billing <billing@acme.example>".to_owned() };
     let mailer = Mailer::new(&config).expect("a right configuration").expect("a server");

@@ -188,6 +188,7 @@ fn main() -> ExitCode {
         billing::changes_cut_usage_and_fees_at_their_instant,
         billing::the_catalogue_is_idempotent_and_versions_stay,
         billing::a_test_clock_ends_trials_and_periods,
+        billing::late_usage_is_credited_where_it_was_charged,
         billing_history::every_price_is_proven_and_late_usage_corrected,
         billing_history::a_subscription_through_its_life,
         billing_history::coupons_and_credits_on_an_invoice,

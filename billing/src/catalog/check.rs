@@ -16,15 +16,15 @@ use serde_json::{Value, json};
 
 use super::alerts::{self, AlertEntry};
 use super::errors::{CatalogError, Errors};
-use super::plan::Reader;
+use super::plan::{LATE_USAGE, Reader};
 use super::raw::{At, RawAddress, RawBilling, RawCatalog, RawConsumer, RawCost, RawIntake, RawMeter, RawPlan, RawSeller};
+use crate::close::numbers::PREFIX_MOST;
 use crate::decision_policy::Policy;
 use crate::margin::costs::{Cost, ever};
 use crate::rating::PlanDefinition;
-use crate::close::numbers::PREFIX_MOST;
 use crate::rating::models::zero;
 use crate::revenue::missing_amounts;
-use crate::settings::{BillingSettings, LateUsage};
+use crate::settings::BillingSettings;
 
 /// A catalogue that is right in itself.
 #[derive(Debug, Clone, PartialEq)]
@@ -229,9 +229,8 @@ fn billing(raw: &RawBilling, errors: &mut Errors) -> BillingSettings {
     let close_from = raw.close_from.as_ref().and_then(|at| instant(at, "billing.close_from", errors));
     let mut settings = BillingSettings { close_from, close_by_hand: raw.close_by_hand, ..BillingSettings::default() };
     if let Some(word) = &raw.late_usage {
-        let words = &[("next_invoice", LateUsage::NextInvoice), ("own_invoice", LateUsage::OwnInvoice)];
         let mut reader = Reader { currency: "USD".parse().expect("USD is a currency"), errors };
-        settings.late_usage = reader.word(word, "billing.late_usage", words).unwrap_or_default();
+        settings.late_usage = reader.word(word, "billing.late_usage", LATE_USAGE).unwrap_or_default();
     }
     if let Some(days) = &raw.late_days {
         if !(0..=400).contains(&days.value) {

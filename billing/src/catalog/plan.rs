@@ -9,8 +9,8 @@ use super::errors::Errors;
 use super::raw::{At, RawAmounts, RawEntitlement, RawPlan, RawPrice, RawTerms, RawTier};
 use crate::rating::models::zero;
 use crate::rating::plan::{
-    Amounts, Anchor, Billed, Collect, Decimal, Entitlement, Interval, Model, Per, PlanDefinition, Price, Proration, Quota, RateLimit,
-    Terms, Tier, Trial, Unit,
+    Amounts, Anchor, Billed, Collect, Decimal, Entitlement, Interval, LateUsage, Model, Per, PlanDefinition, Price, Proration, Quota,
+    RateLimit, Terms, Tier, Trial, Unit,
 };
 use crate::rating::tax::{TaxPer, TaxRate};
 
@@ -19,6 +19,10 @@ pub struct Reader<'a> {
     pub currency: Currency,
     pub errors: &'a mut Errors,
 }
+
+/// What `late_usage` may say, of a workspace or a plan.
+pub const LATE_USAGE: &[(&str, LateUsage)] =
+    &[("next_invoice", LateUsage::NextInvoice), ("own_invoice", LateUsage::OwnInvoice), ("credit_note", LateUsage::CreditNote)];
 
 impl Reader<'_> {
     pub fn plan(&mut self, raw: &RawPlan, path: &str) -> Option<(PlanDefinition, Option<TaxRate>)> {
@@ -107,6 +111,9 @@ impl Reader<'_> {
             terms.proration = self.word(word, &format!("{path}.proration"), words).unwrap_or(terms.proration);
         }
         terms.threshold = self.money(raw.threshold.as_ref(), &format!("{path}.threshold")).flatten();
+        if let Some(word) = &raw.late_usage {
+            terms.late_usage = self.word(word, &format!("{path}.late_usage"), LATE_USAGE);
+        }
         terms
     }
 

@@ -233,6 +233,7 @@ pub struct RawTerms {
     /// For all prices that can: see [`RawPrice::carry_over`].
     pub carry_over: Option<bool>,
     pub threshold: Option<At<RawAmounts>>,
+    pub late_usage: Option<At<String>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -3,7 +3,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use farebox_core::App;
-use farebox_core::ids::{InvoiceId, SubscriptionId};
+use farebox_core::ids::{InvoiceId, SubscriptionId, WorkspaceId};
 use farebox_core::money::Money;
 use farebox_core::period::{Period, floor_minute};
 use farebox_core::workspace::Workspace;
@@ -13,6 +13,7 @@ use sqlx::PgConnection;
 use super::batch::take;
 use super::draft::{self, Document, Sheet};
 use super::{issue, schedule};
+use crate::credit_notes::late::credit_corrections;
 use crate::gather::{Counter, Counting, Gathered, GatheredLine, Records, Span, corrections, gather_until, note, with_corrections};
 use crate::rating::LineKind;
 use crate::settings::LateUsage;
@@ -95,37 +96,63 @@ pub async fn bill_corrections(app: &App, workspace: &Workspace, all: bool) -> Re
     let mut conn = app.pg.acquire().await?;
     let settings = settings::of(&mut conn, &workspace.id).await?;
     timelines::sync(app).await?;
-    let own = all || settings.late_usage == LateUsage::OwnInvoice;
+    let own = all || settings.late_usage != LateUsage::NextInvoice || by_plan(&mut conn, &workspace.id).await?;
     let ids = with_corrections(&Counter::new(app, &workspace.id), &mut conn, workspace, own, i64::from(settings.late_days)).await?;
     drop(conn);
     let mut issued = Vec::new();
     for id in ids {
-        issued.extend(bill_correction(app, workspace, &id).await?);
+        issued.extend(bill_correction(app, workspace, &id, settings.late_usage, all).await?);
     }
     Ok(issued)
 }
 
-async fn bill_correction(app: &App, workspace: &Workspace, id: &SubscriptionId) -> Result<Option<InvoiceId>, BillingError> {
+/// Whether any plan has a policy of its own.
+async fn by_plan(conn: &mut PgConnection, ws: &WorkspaceId) -> Result<bool, BillingError> {
+    Ok(sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM plan_versions WHERE workspace_id = $1 AND definition -> 'terms' ? 'late_usage') AS "is!""#,
+        ws.as_str()
+    )
+    .fetch_one(conn)
+    .await?)
+}
+
+/// `policy` is the workspace's; the plan may have another. What may wait for a further invoice waits, unless `all`.
+async fn bill_correction(
+    app: &App,
+    workspace: &Workspace,
+    id: &SubscriptionId,
+    policy: LateUsage,
+    all: bool,
+) -> Result<Option<InvoiceId>, BillingError> {
     let mut transaction = app.pg.begin().await?;
     if take(&mut transaction, std::slice::from_ref(id), false).await?.is_empty() {
         return Ok(None);
     }
     let subscription = subscriptions::lock(&mut transaction, &workspace.id, id).await?;
-    let counter = Counter::new(app, &workspace.id);
+    let definitions = plans::of(&mut transaction, &workspace.id, subscription.phases.iter().map(|phase| &phase.plan_version)).await?;
     let open_from = subscription.open_from(None);
+    let last = subscription.at(open_from - TimeDelta::minutes(1)).or(subscription.phases.last());
+    let terms = last.and_then(|phase| definitions.get(&phase.plan_version)).map(|plan| plan.terms.clone()).unwrap_or_default();
+    let policy = terms.late_usage.unwrap_or(policy);
+    if policy == LateUsage::NextInvoice && !all && subscription.goes_on_after(open_from) {
+        return Ok(None);
+    }
+    let counter = Counter::new(app, &workspace.id);
     let records = Records::load(&mut transaction, workspace, &counter, &[(&subscription, open_from)]).await?;
     let mut counted = Vec::new();
     let lines = corrections(&counter, &records, workspace, &subscription, Counting::Proven, &mut counted).await?;
     note(&mut transaction, &workspace.id, &counted).await?;
+    let lines = match policy {
+        LateUsage::CreditNote => credit_corrections(&mut transaction, workspace, lines).await?.1,
+        LateUsage::NextInvoice | LateUsage::OwnInvoice => lines,
+    };
     let Some(period) = whole_of(&lines) else {
         transaction.commit().await?;
         return Ok(None);
     };
-    let definitions = plans::of(&mut transaction, &workspace.id, subscription.phases.iter().map(|phase| &phase.plan_version)).await?;
-    let last = subscription.at(period.start).or(subscription.phases.last());
     let gathered = Gathered {
         currency: subscriptions::currency_of(&subscription)?,
-        terms: last.and_then(|phase| definitions.get(&phase.plan_version)).map(|plan| plan.terms.clone()).unwrap_or_default(),
+        terms,
         plans: last.map(|phase| phase.plan.clone()).into_iter().collect(),
         lines,
         counted,

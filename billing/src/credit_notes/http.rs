@@ -70,7 +70,7 @@ async fn credit(
     caller.require(Scope::Finance)?;
     let id: InvoiceId = id.parse().map_err(|_| Problem::not_found("invoice"))?;
     let lines = new.lines.into_iter().map(|line| (line.line, line.amount)).collect();
-    let new = NewCreditNote { lines, reason: new.reason, memo: new.memo, to: new.to };
+    let new = NewCreditNote { lines, reason: new.reason, memo: new.memo, to: new.to, ..NewCreditNote::default() };
     let made = super::credit(&app, &caller.workspace, &id, &new, caller.token.as_str()).await?;
     Ok((StatusCode::CREATED, axum::Json(made)))
 }

@@ -75,15 +75,18 @@ pub async fn ask(
         return Err(BillingError::conflict("credit-note-pending", detail));
     }
     for (position, part) in (0_i32..).zip(&parts) {
+        let corrected = new.corrects.get(&part.line);
         sqlx::query!(
-            "INSERT INTO credit_note_lines (credit_note_id, position, workspace_id, invoice_line_id, amount_minor, tax_minor)
-             VALUES ($1, $2, $3, $4, $5, $6)",
+            "INSERT INTO credit_note_lines (credit_note_id, position, workspace_id, invoice_line_id, amount_minor, tax_minor, corrects_minor, corrects_quantity)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
             id.as_str(),
             position,
             ws.as_str(),
             part.line.as_str(),
             part.amount.minor,
-            part.tax.minor
+            part.tax.minor,
+            corrected.map(|corrected| corrected.amount.minor),
+            corrected.map(|corrected| corrected.quantity.clone())
         )
         .execute(&mut *conn)
         .await?;
@@ -267,8 +270,16 @@ async fn give_back_credits(conn: &mut PgConnection, workspace: &Workspace, note:
     Ok(())
 }
 
-/// Stripe refused: nothing happened.
+/// Stripe refused: nothing happened. Usage that it should have corrected is looked at again.
 pub async fn refuse(conn: &mut PgConnection, id: &CreditNoteId, why: &str) -> Result<(), BillingError> {
+    sqlx::query!(
+        "UPDATE counted_periods c SET state = '' FROM credit_note_lines p JOIN invoice_lines l ON l.id = p.invoice_line_id JOIN invoices i ON i.id = l.invoice_id
+         WHERE p.credit_note_id = $1 AND p.corrects_minor IS NOT NULL AND c.subscription_id = i.subscription_id
+           AND l.period_end > c.period_start AND l.period_end <= c.period_end",
+        id.as_str()
+    )
+    .execute(&mut *conn)
+    .await?;
     sqlx::query!("UPDATE credit_notes SET state = 'refused', error = $2 WHERE id = $1 AND state = 'pending'", id.as_str(), why)
         .execute(conn)
         .await?;

@@ -11,8 +11,11 @@
 pub mod derive;
 mod http;
 mod issue;
+pub mod late;
 mod read;
 mod there;
+
+use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 use farebox_core::ids::{ConsumerId, CreditNoteId, InvoiceId, InvoiceLineId, WorkspaceId};
@@ -159,6 +162,15 @@ pub struct NewCreditNote {
     pub memo: Option<String>,
     /// Needed where the invoice is paid.
     pub to: Option<To>,
+    /// Lines whose usage is corrected by it: what of it was too much, as it was priced.
+    pub corrects: HashMap<InvoiceLineId, Corrected>,
+}
+
+/// Usage that was billed too much.
+#[derive(Debug, Clone)]
+pub struct Corrected {
+    pub amount: Money,
+    pub quantity: BigDecimal,
 }
 
 /// Makes a credit note for an invoice; pending when Stripe does not answer now.

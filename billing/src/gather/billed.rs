@@ -16,7 +16,7 @@ use crate::rating::lines::Line;
 use crate::subscriptions::Subscription;
 
 /// Usage, cap and minimum lines of each subscription whose stretch ends after an instant, in the order in which they were
-/// billed. A void invoice's too: what it charged is forgiven, not charged anew.
+/// billed, less what credit notes corrected of them. A void invoice's too: what it charged is forgiven, not charged anew.
 pub(super) async fn usage_lines(
     conn: &mut PgConnection,
     since: &[(&Subscription, DateTime<Utc>)],
@@ -24,17 +24,24 @@ pub(super) async fn usage_lines(
     let (ids, from): (Vec<_>, Vec<_>) = since.iter().map(|(subscription, from)| (subscription.id.as_str().to_owned(), *from)).unzip();
     // No usage is invoiced before its stretch is over.
     let rows = sqlx::query!(
-        r#"SELECT i.subscription_id AS "subscription: SubscriptionId", i.currency,
-                  coalesce(o.id, l.id) AS "first!: InvoiceLineId", coalesce(l.adjusts_kind, l.kind) AS "kind!", coalesce(o.name, l.name) AS "name!",
-                  coalesce(oi.number, i.number, '(draft)') AS "number!",
-                  l.plan_version_id AS "version: PlanVersionId", l.add_on_id AS "add_on: AddOnId", l.price, l.meter, l.value, l.period_start, l.period_end,
-                  l.quantity, l.amount_minor, coalesce(o.basis, l.basis) AS basis
+        r#"SELECT i.subscription_id AS "subscription!: SubscriptionId", i.currency AS "currency!", b.first AS "first!: InvoiceLineId", b.kind AS "kind!",
+                  coalesce(o.name, l.name) AS "name!", coalesce(oi.number, i.number, '(draft)') AS "number!",
+                  l.plan_version_id AS "version?: PlanVersionId", l.add_on_id AS "add_on?: AddOnId", l.price AS "price?", l.meter AS "meter?",
+                  l.value AS "value?", l.period_start AS "period_start!", l.period_end AS "period_end!", b.quantity AS "quantity!",
+                  b.amount_minor AS "amount_minor!", coalesce(o.basis, l.basis) AS basis
            FROM unnest($1::text[], $2::timestamptz[]) AS w (subscription_id, since)
            JOIN invoices i ON i.subscription_id = w.subscription_id AND i.period_end > w.since
            JOIN invoice_lines l ON l.invoice_id = i.id
+           CROSS JOIN LATERAL (
+               SELECT 0 AS step, coalesce(l.adjusts, l.id) AS first, coalesce(l.adjusts_kind, l.kind) AS kind, l.quantity, l.amount_minor
+               UNION ALL
+               SELECT 1, l.id, coalesce(l.adjusts_kind, l.kind), -p.corrects_quantity, -p.corrects_minor
+               FROM credit_note_lines p JOIN credit_notes n ON n.id = p.credit_note_id
+               WHERE p.invoice_line_id = l.id AND p.corrects_minor IS NOT NULL AND n.state <> 'refused'
+           ) b
            LEFT JOIN invoice_lines o ON o.id = l.adjusts LEFT JOIN invoices oi ON oi.id = o.invoice_id
-           WHERE l.period_end > w.since AND coalesce(l.adjusts_kind, l.kind) IN ('usage', 'minimum', 'cap')
-           ORDER BY i.id, l.position"#,
+           WHERE l.period_end > w.since AND b.kind IN ('usage', 'minimum', 'cap')
+           ORDER BY i.id, l.position, b.step"#,
         &ids,
         &from
     )

@@ -28,7 +28,6 @@ pub(crate) use counter::Counter;
 pub(crate) use late::{Counted, corrections, note, with_corrections};
 pub(crate) use records::Records;
 
-use crate::BillingError;
 use crate::rating::cycle::{self, BilledFee, Cycle, CycleLine, FOREVER, Part, Source, UsedKey};
 use crate::rating::difference::{Continued, less_billed};
 use crate::rating::plan::Terms;

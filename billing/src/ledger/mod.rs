@@ -1,7 +1,7 @@
 //! The revenue ledger: double entry, in each currency on its own.
 //!
 //! Journals are derived, never typed ([`derive`], pure): from an issued invoice, from its payment, its write-off, its
-//! voiding, its credit notes, refunds and disputes. Each has a key that names its origin, so deriving it again changes nothing, and the database refuses a
+//! voiding, its credit notes, refunds and disputes, and from what becomes of prepaid credits ([`prepaid`]). Each has a key that names its origin, so deriving it again changes nothing, and the database refuses a
 //! journal that does not balance or an edit of one that is there. Whatever moves an invoice notes it, in the same
 //! transaction, in a queue that [`post`] empties.
 //!
@@ -25,6 +25,7 @@
 
 pub mod derive;
 pub mod post;
+mod prepaid;
 pub mod slices;
 
 #[cfg(test)]

@@ -4,14 +4,14 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use farebox_core::ids::{InvoiceId, InvoiceLineId, WorkspaceId};
+use farebox_core::ids::{ConsumerId, InvoiceId, InvoiceLineId, WorkspaceId};
 use farebox_core::money::{Currency, Money};
 use farebox_core::{App, clock, workspace};
 use sqlx::{PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 
-use super::Account;
 use super::derive::{DisputeFacts, FactLine, Facts, Fate, Journal, NoteFacts, Posting, RefundFacts, journals};
+use super::{Account, prepaid};
 use crate::BillingError;
 use crate::credit_notes::{self, Settles};
 use crate::invoices::{self, Invoice, InvoiceLine, State};
@@ -48,7 +48,7 @@ pub async fn settle(pg: &PgPool, ws: &WorkspaceId) -> Result<(), BillingError> {
         }
     }
     let stuck = sqlx::query!(
-        r#"SELECT invoice_id, error AS "error!" FROM ledger_pending WHERE workspace_id = $1 AND error IS NOT NULL ORDER BY id LIMIT 1"#,
+        r#"SELECT coalesce('Invoice ' || invoice_id, 'Entry ' || entry_id || ' of prepaid credits') AS "what!", error AS "error!" FROM ledger_pending WHERE workspace_id = $1 AND error IS NOT NULL ORDER BY id LIMIT 1"#,
         ws.as_str()
     )
     .fetch_optional(pg)
@@ -57,7 +57,7 @@ pub async fn settle(pg: &PgPool, ws: &WorkspaceId) -> Result<(), BillingError> {
         None => Ok(()),
         Some(stuck) => Err(BillingError::conflict(
             "ledger-incomplete",
-            format!("Invoice {} cannot be booked: {}. The ledger tries again every five minutes.", stuck.invoice_id, stuck.error),
+            format!("{} cannot be booked: {}. The ledger tries again every five minutes.", stuck.what, stuck.error),
         )),
     }
 }
@@ -68,25 +68,30 @@ async fn post_one(pg: &PgPool, ws: Option<&WorkspaceId>) -> Result<bool, Billing
     // A report waits for what another process is writing; the loop leaves it to that process.
     let next = match ws {
         Some(ws) => sqlx::query!(
-            r#"SELECT workspace_id AS "workspace: WorkspaceId", invoice_id AS "invoice: InvoiceId" FROM ledger_pending
+            r#"SELECT workspace_id AS "workspace: WorkspaceId", invoice_id AS "invoice: InvoiceId", entry_id FROM ledger_pending
                    WHERE workspace_id = $1 AND next_at <= $2 ORDER BY id LIMIT 1 FOR UPDATE"#,
             ws.as_str(),
             clock::now()
         )
         .fetch_optional(&mut *tx)
         .await?
-        .map(|row| (row.workspace, row.invoice)),
+        .map(|row| (row.workspace, row.invoice, row.entry_id)),
         None => sqlx::query!(
-            r#"SELECT workspace_id AS "workspace: WorkspaceId", invoice_id AS "invoice: InvoiceId" FROM ledger_pending
+            r#"SELECT workspace_id AS "workspace: WorkspaceId", invoice_id AS "invoice: InvoiceId", entry_id FROM ledger_pending
                WHERE next_at <= $1 ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED"#,
             clock::now()
         )
         .fetch_optional(&mut *tx)
         .await?
-        .map(|row| (row.workspace, row.invoice)),
+        .map(|row| (row.workspace, row.invoice, row.entry_id)),
     };
-    let Some((ws, invoice)) = next else { return Ok(false) };
-    let booked = match book(&mut tx, &ws, &invoice).await {
+    let Some((ws, invoice, entry)) = next else { return Ok(false) };
+    let result = match (&invoice, entry) {
+        (Some(invoice), _) => book(&mut tx, &ws, invoice).await,
+        (None, Some(entry)) => prepaid::book(&mut tx, &ws, entry).await,
+        (None, None) => Ok(()),
+    };
+    let booked = match result {
         // What does not balance is refused here.
         Ok(()) => tx.commit().await.map_err(BillingError::from),
         Err(error) => {
@@ -98,11 +103,12 @@ async fn post_one(pg: &PgPool, ws: Option<&WorkspaceId>) -> Result<bool, Billing
         Ok(()) => {}
         Err(error @ BillingError::Database(sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed)) => return Err(error),
         Err(error) => {
-            tracing::error!(%invoice, "an invoice cannot be booked and is tried again in minutes: {error}");
+            tracing::error!(?invoice, entry, "what happened cannot be booked and is tried again in minutes: {error}");
             sqlx::query!(
-                "UPDATE ledger_pending SET next_at = $3, error = $4 WHERE workspace_id = $1 AND invoice_id = $2",
+                "UPDATE ledger_pending SET next_at = $4, error = $5 WHERE workspace_id = $1 AND (invoice_id = $2 OR entry_id = $3)",
                 ws.as_str(),
-                invoice.as_str(),
+                invoice.as_ref().map(InvoiceId::as_str),
+                entry,
                 clock::now() + AGAIN,
                 error.to_string()
             )
@@ -124,7 +130,7 @@ async fn book(conn: &mut PgConnection, ws: &WorkspaceId, invoice: &InvoiceId) ->
     let booked = booked(conn, ws, invoice, facts.currency).await?;
     let mut fresh = journals(&facts, &booked, zone)?;
     fresh.retain(|journal| !booked.iter().any(|known| known.key == journal.key));
-    write(conn, ws, &facts, &fresh).await
+    write(conn, ws, Some(&facts.invoice), &facts.consumer, facts.currency, &fresh).await
 }
 
 /// None for a draft, and for an invoice that is not there.
@@ -278,7 +284,14 @@ async fn booked(conn: &mut PgConnection, ws: &WorkspaceId, invoice: &InvoiceId, 
 /// Of the journals that an invoice makes.
 const KINDS: [&str; 9] = ["accrual", "issue", "recognition", "payment", "write_off", "void", "credit_note", "refund", "dispute"];
 
-async fn write(conn: &mut PgConnection, ws: &WorkspaceId, facts: &Facts, fresh: &[Journal]) -> Result<(), BillingError> {
+pub(super) async fn write(
+    conn: &mut PgConnection,
+    ws: &WorkspaceId,
+    invoice: Option<&InvoiceId>,
+    consumer: &ConsumerId,
+    currency: Currency,
+    fresh: &[Journal],
+) -> Result<(), BillingError> {
     for journal in fresh {
         let id = sqlx::query_scalar!(
             "INSERT INTO ledger_journals (workspace_id, key, kind, booked_on, invoice_id, consumer_id, description, recorded_at)
@@ -287,8 +300,8 @@ async fn write(conn: &mut PgConnection, ws: &WorkspaceId, facts: &Facts, fresh: 
             journal.key,
             journal.kind,
             journal.booked_on,
-            facts.invoice.as_str(),
-            facts.consumer.as_str(),
+            invoice.map(InvoiceId::as_str),
+            consumer.as_str(),
             journal.description,
             clock::now()
         )
@@ -306,7 +319,7 @@ async fn write(conn: &mut PgConnection, ws: &WorkspaceId, facts: &Facts, fresh: 
              FROM unnest($4::text[], $5::bigint[], $6::text[], $7::text[]) WITH ORDINALITY AS p (account, amount, invoice, line, ordinality)",
             id,
             ws.as_str(),
-            facts.currency.code(),
+            currency.code(),
             &accounts,
             &amounts,
             &invoices as &[Option<String>],

@@ -80,11 +80,38 @@ pub struct Terms {
     /// Once the unbilled usage of a period reaches it, an invoice is issued before the period is over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threshold: Option<Amounts>,
+    /// What becomes of usage that arrives after its period was invoiced; as in the workspace unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub late_usage: Option<LateUsage>,
 }
 
 impl Default for Terms {
     fn default() -> Self {
-        Self { collect: Collect::Automatically, due_days: 14, proration: Proration::Second, threshold: None }
+        Self { collect: Collect::Automatically, due_days: 14, proration: Proration::Second, threshold: None, late_usage: None }
+    }
+}
+
+/// What becomes of usage that arrives after its period was invoiced.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+pub enum LateUsage {
+    /// A line on the next invoice; an invoice of its own only where no other will follow.
+    #[default]
+    NextInvoice,
+    /// An invoice of its own, at once.
+    OwnInvoice,
+    /// At once: what was too much is credited on the invoice that charged it, what was too little has an invoice of its own.
+    CreditNote,
+}
+
+impl LateUsage {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NextInvoice => "next_invoice",
+            Self::OwnInvoice => "own_invoice",
+            Self::CreditNote => "credit_note",
+        }
     }
 }
 
