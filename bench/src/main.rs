@@ -8,16 +8,12 @@
 //! 4. [`decode`]: a record of each gateway's format, against parsing it into `serde_json::Value`. Needs no engines.
 //! 5. [`scale`]: questions over three months of events, against a scan of them and against raw JSON aggregated when
 //!    asked; only by name (`--only scale`), since it takes minutes and disk.
-//! 4. [`billing`]: a month of subscriptions of ten prices, rated and drafted, against a straight loop in memory and against
-//!    PostgreSQL's own inserts; a preview.
-//! 5. [`decode`]: a record of each gateway's format, against parsing it into `serde_json::Value`. Needs no engines.
 //!
 //! `cargo run --release -p farebox-bench -- --data DIR` uses the engines of a running `farebox up`, in databases and
 //! topics of its own that it removes. Without `--release` the ratios are worse, because only our side is unoptimised.
 #![forbid(unsafe_code)]
 
 mod bare;
-mod billing;
 mod collector;
 mod decide;
 mod decode;
@@ -54,10 +50,6 @@ struct Arguments {
     #[command(flatten)]
     scale: scale::Options,
     /// Only these: decode, decide, pipeline, collector, scale. All but scale unless given.
-    /// Subscriptions whose month is billed.
-    #[arg(long, default_value_t = 100_000)]
-    subscriptions: usize,
-    /// Only these: decode, decide, pipeline, collector, billing. All unless given.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Exit with 1 when a ratio is below what must be kept.
@@ -80,7 +72,6 @@ async fn main() -> anyhow::Result<ExitCode> {
         decode::measure(Duration::from_secs(arguments.seconds.max(1)), &mut report)?;
     }
     if ["pipeline", "collector", "decide", "scale"].iter().any(|name| arguments.wants(name)) {
-    if ["pipeline", "collector", "decide", "billing"].into_iter().any(|name| arguments.wants(name)) {
         let file = arguments.engines.clone().unwrap_or_else(|| arguments.data.join("engines.json"));
         let bench = Bench::start(&file).await?;
         let measured = measure(&bench, &arguments, &mut report).await;
@@ -105,9 +96,6 @@ async fn measure(bench: &Bench, arguments: &Arguments, report: &mut Report) -> a
     }
     if arguments.wants("decide") {
         decide::measure(bench, time, report).await?;
-    }
-    if arguments.wants("billing") {
-        billing::measure(bench, arguments.subscriptions.max(100), report).await?;
     }
     Ok(())
 }
