@@ -60,7 +60,7 @@ pub fn router(app: &App, roles: &[Role]) -> Router {
 fn documented(app: &App, roles: &[Role]) -> (Router, Router, utoipa::openapi::OpenApi) {
     // Tokens, and other secrets, are answered beside the idempotent routes: such answers must not be kept.
     let mut gateway = OpenApiRouter::with_openapi(Api::openapi()).merge(auth::http::router(app));
-    let mut management = OpenApiRouter::new();
+    let mut management = farebox_core::audit_log::router(app);
     for role in roles {
         match role {
             Role::Ingest => gateway = gateway.merge(farebox_ingest::router(app)),

@@ -1,11 +1,11 @@
 //! `/api/v1/keys`, `/api/v1/decisions` and `/api/v1/decision-policy`.
 
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, TimeDelta, Utc};
 use farebox_core::auth::{Caller, Scope};
-use farebox_core::http::{Json, Stretch};
+use farebox_core::http::{Json, Params, Stretch};
 use farebox_core::ids::{ConsumerId, CredentialId};
 use farebox_core::problem::Problem;
 use farebox_core::{App, audit_log, clock, workspace};
@@ -74,7 +74,7 @@ pub struct Keys {
 ///
 /// Newest first, revoked ones included; never the keys themselves.
 #[utoipa::path(get, path = "/api/v1/keys", tag = "access", params(OfConsumer), responses((status = 200, body = Keys)))]
-pub async fn list(State(app): State<App>, caller: Caller, Query(of): Query<OfConsumer>) -> Result<axum::Json<Keys>, Problem> {
+pub async fn list(State(app): State<App>, caller: Caller, Params(of): Params<OfConsumer>) -> Result<axum::Json<Keys>, Problem> {
     caller.0.require(Scope::Read)?;
     let mut conn = app.pg.acquire().await?;
     let data = keys::list(&mut conn, &caller.0.workspace, &of.consumer).await?;
@@ -109,7 +109,7 @@ pub struct Decisions {
 ///
 /// By source, hour and outcome: the second witness beside the events.
 #[utoipa::path(get, path = "/api/v1/decisions", tag = "access", params(Stretch), responses((status = 200, body = Decisions)))]
-pub async fn decisions(State(app): State<App>, caller: Caller, Query(stretch): Query<Stretch>) -> Result<axum::Json<Decisions>, Problem> {
+pub async fn decisions(State(app): State<App>, caller: Caller, Params(stretch): Params<Stretch>) -> Result<axum::Json<Decisions>, Problem> {
     caller.0.require(Scope::Read)?;
     Ok(axum::Json(Decisions { data: ledger::counts(&app, &caller.0.workspace, stretch.period()?).await? }))
 }
@@ -136,7 +136,7 @@ pub struct Reconciliation {
 pub async fn reconciliation(
     State(app): State<App>,
     caller: Caller,
-    Query(stretch): Query<Stretch>,
+    Params(stretch): Params<Stretch>,
 ) -> Result<axum::Json<Reconciliation>, Problem> {
     caller.0.require(Scope::Read)?;
     let period = stretch.period()?;

@@ -7,14 +7,14 @@
 
 use std::collections::BTreeMap;
 
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use chrono::{DateTime, TimeDelta, Utc};
 use clickhouse::Row;
 use farebox_core::auth::{Caller, Scope};
 use farebox_core::decision::{self, STAND_IN};
 use farebox_core::event::{self, RequestData, SpecVersion, UsageEvent, kafka_key};
-use farebox_core::http::Json;
+use farebox_core::http::{Json, Params};
 use farebox_core::ids::WorkspaceId;
 use farebox_core::kafka::EVENTS;
 use farebox_core::period::Period;
@@ -202,7 +202,7 @@ async fn produce(app: &App, events: &[UsageEvent]) -> Result<(), Problem> {
     get, path = "/api/v1/decisions/gap", tag = "access", params(Which),
     responses((status = 200, body = Gap), (status = 403, body = Problem), (status = 422, body = Problem))
 )]
-pub async fn show(State(app): State<App>, caller: Caller, Query(which): Query<Which>) -> Result<axum::Json<Gap>, Problem> {
+pub async fn show(State(app): State<App>, caller: Caller, Params(which): Params<Which>) -> Result<axum::Json<Gap>, Problem> {
     caller.0.require(Scope::Read)?;
     Ok(axum::Json(of(&app, &caller.0.workspace, &which).await?))
 }

@@ -50,6 +50,18 @@ fn pointer(path: &serde_path_to_error::Path) -> String {
     })
 }
 
+/// Query parameters; what is wrong with them is a problem like every other.
+#[derive(Debug, Clone)]
+pub struct Params<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let query = axum::extract::Query::<T>::from_request_parts(parts, state).await;
+        query.map(|query| Self(query.0)).map_err(|e| Problem::bad_request("invalid-query", e.body_text()))
+    }
+}
+
 /// Query parameters as pairs, in order, repeats kept.
 #[derive(Debug, Clone)]
 pub struct QueryPairs(pub Vec<(String, String)>);

@@ -1,12 +1,12 @@
 //! `/api/v1/dead-letters` and `/api/v1/verdicts`: what was rejected and why, and how much came in.
 
-use axum::extract::{Query, State};
+use axum::extract::State;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, Utc};
 use farebox_core::App;
 use farebox_core::auth::{Caller, Scope};
-use farebox_core::http::{Json, Page, Paging, Stretch};
+use farebox_core::http::{Json, Page, Paging, Params, Stretch};
 use farebox_core::problem::Problem;
 use serde::{Deserialize, Serialize};
 
@@ -92,7 +92,7 @@ fn known(reason: Option<&str>) -> Result<(), Problem> {
 ///
 /// Rejected events as they came, but for secrets, the latest first.
 #[utoipa::path(get, path = "/api/v1/dead-letters", tag = "ingest", params(Which), responses((status = 200, body = Page<Letter>)))]
-pub async fn list(State(app): State<App>, caller: Caller, Query(which): Query<Which>) -> Result<axum::Json<Page<Letter>>, Problem> {
+pub async fn list(State(app): State<App>, caller: Caller, Params(which): Params<Which>) -> Result<axum::Json<Page<Letter>>, Problem> {
     caller.0.require(Scope::Read)?;
     known(which.reason.as_deref())?;
     let (limit, cursor) = Paging { limit: which.limit, cursor: which.cursor }.resolve()?;
@@ -164,7 +164,7 @@ pub struct Verdicts {
 ///
 /// How many records were accepted or rejected, by source, format and reason, by the time they came.
 #[utoipa::path(get, path = "/api/v1/verdicts", tag = "ingest", params(Stretch), responses((status = 200, body = Verdicts)))]
-pub async fn verdicts(State(app): State<App>, caller: Caller, Query(stretch): Query<Stretch>) -> Result<axum::Json<Verdicts>, Problem> {
+pub async fn verdicts(State(app): State<App>, caller: Caller, Params(stretch): Params<Stretch>) -> Result<axum::Json<Verdicts>, Problem> {
     caller.0.require(Scope::Read)?;
     Ok(axum::Json(Verdicts { data: tally::counts(&app, &caller.0.workspace, stretch.period()?).await? }))
 }

@@ -172,12 +172,19 @@ pub async fn tokens_live_and_end(suite: &Suite) {
     let greedy = tenant.anonymous(Method::POST, "/api/v1/tokens").header("x-farebox-token", &manager);
     let greedy = greedy.json(&json!({ "name": "x", "scopes": ["finance"] })).send().await.expect("an answer");
     assert_eq!(greedy.status(), 403);
-    let audit = sqlx::query_scalar::<_, String>("SELECT action FROM audit_log WHERE workspace_id = $1 ORDER BY id")
-        .bind(tenant.workspace.id.as_str())
-        .fetch_all(&suite.app.pg)
-        .await
-        .expect("the audit log");
-    assert_eq!(audit, ["token.create", "token.rotate", "token.rotate", "token.revoke"]);
+    let actions = |page: &Value| -> Vec<String> {
+        let rows = page["data"].as_array().expect("rows").iter();
+        rows.map(|row| row["action"].as_str().expect("an action").to_owned()).collect()
+    };
+    let newest = tenant.get("/api/v1/audit-log?action=token&limit=3").await;
+    assert_eq!(actions(&newest), ["token.revoke", "token.rotate", "token.rotate"], "{newest}");
+    let cursor = newest["next_cursor"].as_str().expect("there is more");
+    let rest = tenant.get(&format!("/api/v1/audit-log?action=token&limit=3&cursor={cursor}")).await;
+    assert_eq!(actions(&rest), ["token.create"], "{rest}");
+    assert_eq!(rest["data"][0]["target"], first["id"]);
+    assert!(rest["next_cursor"].is_null(), "{rest}");
+    let (status, wrong) = api(&tenant, Method::GET, "/api/v1/audit-log?limit=many", json!({})).await;
+    assert!(status == 400 && wrong["detail"].as_str().is_some_and(|detail| detail.contains("limit")), "{wrong}");
 }
 
 /// Each limit answers 429 (or 413, 411) and says when to come again; another token is not held up.

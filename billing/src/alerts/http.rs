@@ -3,7 +3,7 @@
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use farebox_core::auth::{Caller, Scope};
-use farebox_core::http::{Json, Page, Paging};
+use farebox_core::http::{Json, Page, Paging, Params};
 use farebox_core::ids::{AlertId, ConsumerId};
 use farebox_core::problem::Problem;
 use farebox_core::{App, audit_log};
@@ -14,7 +14,6 @@ use utoipa_axum::routes;
 
 use super::fire::{self, Firing, FiringFilter, For};
 use super::store::{self, Alert, NewAlert};
-use crate::http::Params;
 
 pub fn router(app: &App) -> OpenApiRouter {
     OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(update, remove)).routes(routes!(fired)).with_state(app.clone())

@@ -3,7 +3,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use farebox_core::App;
 use farebox_core::auth::{Caller, Scope};
-use farebox_core::http::{Json, Page, Paging};
+use farebox_core::http::{Json, Page, Paging, Params};
 use farebox_core::ids::{CreditNoteId, InvoiceId, InvoiceLineId};
 use farebox_core::money::BigDecimal;
 use farebox_core::problem::Problem;
@@ -14,7 +14,7 @@ use utoipa_axum::routes;
 
 use super::{CreditNote, NewCreditNote, Reason, To};
 use crate::documents::{self, Wanted};
-use crate::http::{Params, optional_decimal};
+use crate::http::optional_decimal;
 
 pub fn router(app: &App) -> OpenApiRouter {
     OpenApiRouter::new()

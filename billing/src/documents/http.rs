@@ -2,6 +2,7 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use farebox_core::auth::{Caller, Scope};
+use farebox_core::http::Params;
 use farebox_core::problem::Problem;
 use farebox_core::{App, workspace};
 use serde::Deserialize;
@@ -9,7 +10,6 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::store::{self, File, Medium};
-use crate::http::Params;
 
 pub fn router(app: &App) -> OpenApiRouter {
     OpenApiRouter::new().routes(routes!(get)).with_state(app.clone())

@@ -2,7 +2,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use chrono::{DateTime, Utc};
 use farebox_core::auth::{Caller, Scope};
-use farebox_core::http::{Json, Page};
+use farebox_core::http::{Json, Page, Params};
 use farebox_core::ids::ConsumerId;
 use farebox_core::problem::Problem;
 use farebox_core::{App, audit_log};
@@ -13,7 +13,6 @@ use utoipa_axum::routes;
 
 use super::failed::{self, FailedPayment};
 use super::policy::{self, Policy};
-use crate::http::Params;
 
 pub fn router(app: &App) -> OpenApiRouter {
     OpenApiRouter::new().routes(routes!(get, put)).routes(routes!(pause, resume)).routes(routes!(failed_payments)).with_state(app.clone())

@@ -1,7 +1,7 @@
 use axum::extract::{Path, State};
 use axum::response::Response;
 use farebox_core::auth::{Caller, Scope as Right};
-use farebox_core::http::Json;
+use farebox_core::http::{Json, Params as Query};
 use farebox_core::problem::Problem;
 use farebox_core::{App, audit_log, workspace};
 use serde::Serialize;
@@ -12,7 +12,6 @@ use utoipa_axum::routes;
 use super::codes::{self, Codes};
 use super::scope::Params;
 use super::{Format, Manifest, Report, stream};
-use crate::http::Params as Query;
 
 pub fn router(app: &App) -> OpenApiRouter {
     OpenApiRouter::new().routes(routes!(list)).routes(routes!(get)).routes(routes!(get_codes, put_codes)).with_state(app.clone())

@@ -4,11 +4,11 @@ use axum::http::header;
 use axum::response::IntoResponse;
 use farebox_core::App;
 use farebox_core::auth::{Caller, Scope};
+use farebox_core::http::Params;
 use farebox_core::problem::Problem;
 use farebox_core::workspace;
 use serde::Deserialize;
 
-use super::Params;
 use crate::catalog::{self, Applied};
 
 #[derive(Deserialize, utoipa::IntoParams)]

@@ -4,14 +4,14 @@ use chrono::{DateTime, Utc};
 use farebox_core::App;
 use farebox_core::audit_log;
 use farebox_core::auth::{Caller, Scope};
-use farebox_core::http::{Json, Page};
+use farebox_core::http::{Json, Page, Params};
 use farebox_core::ids::{ConsumerId, GrantId};
 use farebox_core::money::{BigDecimal, Currency, Money, decimal_string};
 use farebox_core::problem::Problem;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Params, now};
+use super::now;
 use crate::credits::{self, Entry, Grant, GrantKind, NewGrant, Rollover};
 
 #[derive(Deserialize, utoipa::IntoParams)]

@@ -1,11 +1,10 @@
 use axum::extract::{Path, State};
 use farebox_core::App;
 use farebox_core::auth::{Caller, Scope};
-use farebox_core::http::{Page, Paging};
+use farebox_core::http::{Page, Paging, Params};
 use farebox_core::ids::InvoiceId;
 use farebox_core::problem::Problem;
 
-use super::Params;
 use crate::audit::{self, AuditReport};
 use crate::invoices::{self, Invoice, InvoiceFilter};
 

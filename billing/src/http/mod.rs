@@ -9,13 +9,10 @@ mod plans;
 mod settings;
 mod subscriptions;
 
-use axum::extract::{FromRequestParts, Query};
-use axum::http::request::Parts;
 use chrono::{DateTime, Utc};
 use farebox_core::App;
 use farebox_core::ids::WorkspaceId;
 use farebox_core::problem::Problem;
-use serde::de::DeserializeOwned;
 use sqlx::PgConnection;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -57,17 +54,6 @@ pub fn router(app: &App) -> OpenApiRouter {
         .routes(routes!(close::hard))
         .routes(routes!(close::advance_clock))
         .with_state(app.clone())
-}
-
-/// Query parameters; what is wrong with them is a problem like every other.
-pub(crate) struct Params<T>(pub T);
-
-impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
-    type Rejection = Problem;
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let query = Query::<T>::from_request_parts(parts, state).await;
-        query.map(|Query(params)| Self(params)).map_err(|e| Problem::bad_request("invalid-query", e.body_text()))
-    }
 }
 
 /// The workspace's own time.

@@ -3,14 +3,14 @@ use chrono::{DateTime, Utc};
 use farebox_core::App;
 use farebox_core::audit_log;
 use farebox_core::auth::{Caller, Scope};
-use farebox_core::http::{Json, Page, Paging};
+use farebox_core::http::{Json, Page, Paging, Params};
 use farebox_core::ids::{AddOnId, ConsumerId, SubscriptionId};
 use farebox_core::money::{BigDecimal, Currency, decimal_string, plain};
 use farebox_core::problem::Problem;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Params, now, optional_decimal};
+use super::{now, optional_decimal};
 use crate::catalog;
 use crate::preview::Preview;
 use crate::subscriptions::{self, Start, Subscription, When};

@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use farebox_core::auth::{Caller, Scope};
-use farebox_core::http::Json;
+use farebox_core::http::{Json, Params};
 use farebox_core::money::plain;
 use farebox_core::period::Period;
 use farebox_core::problem::Problem;
@@ -17,7 +17,6 @@ use super::costs::{self, Cost};
 use super::report::{self, By, Margin};
 use crate::calendar;
 use crate::exports::csv::harmless;
-use crate::http::Params;
 
 pub fn router(app: &App) -> OpenApiRouter {
     OpenApiRouter::new().routes(routes!(list, put)).routes(routes!(margin)).with_state(app.clone())

@@ -1,7 +1,7 @@
 use axum::extract::State;
 use farebox_core::App;
 use farebox_core::auth::{Caller, Scope};
-use farebox_core::http::Page;
+use farebox_core::http::{Page, Params};
 use farebox_core::problem::Problem;
 use serde::Deserialize;
 use utoipa_axum::router::OpenApiRouter;
@@ -9,7 +9,6 @@ use utoipa_axum::routes;
 
 use super::disputes::{self, Dispute};
 use super::refunds::{self, Refund};
-use crate::http::Params;
 
 pub fn router(app: &App) -> OpenApiRouter {
     OpenApiRouter::new().routes(routes!(refunds)).routes(routes!(disputes)).with_state(app.clone())

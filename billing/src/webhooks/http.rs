@@ -3,7 +3,7 @@
 use axum::extract::{Path, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use farebox_core::auth::{Caller, Principal, Scope};
-use farebox_core::http::{Json, Page};
+use farebox_core::http::{Json, Page, Params};
 use farebox_core::ids::WebhookId;
 use farebox_core::problem::Problem;
 use farebox_core::seal::Revealed;
@@ -16,7 +16,6 @@ use utoipa_axum::routes;
 use super::deliveries::{self, Delivery};
 use super::store::{self, Changes, NewWebhook, Webhook};
 use super::{Sender, tells_amounts};
-use crate::http::Params;
 
 pub fn router(app: &App) -> OpenApiRouter {
     OpenApiRouter::new()

@@ -1,11 +1,11 @@
 //! `/api/v1/consumers`.
 
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Json as Answer;
 use chrono::{DateTime, Utc};
 use farebox_core::auth::{Caller, Scope};
-use farebox_core::http::{Json, Page, Paging};
+use farebox_core::http::{Json, Page, Paging, Params};
 use farebox_core::ids::ConsumerId;
 use farebox_core::problem::Problem;
 use farebox_core::{App, audit_log, clock};
@@ -72,7 +72,11 @@ pub(super) struct Subjects {
 
 /// All consumers
 #[utoipa::path(get, path = "/api/v1/consumers", tag = "consumers", params(Paging), responses((status = 200, body = Page<Consumer>)))]
-pub(super) async fn list(State(app): State<App>, caller: Caller, Query(paging): Query<Paging>) -> Result<Answer<Page<Consumer>>, Problem> {
+pub(super) async fn list(
+    State(app): State<App>,
+    caller: Caller,
+    Params(paging): Params<Paging>,
+) -> Result<Answer<Page<Consumer>>, Problem> {
     caller.0.require(Scope::Read)?;
     let (limit, after) = paging.resolve()?;
     let rows = consumers::list(&mut *app.pg.acquire().await?, &caller.0.workspace, limit + 1, &after).await?;

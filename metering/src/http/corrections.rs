@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json as Answer, Response};
 use chrono::{DateTime, Days, NaiveDate, TimeDelta, Utc};
 use farebox_core::auth::{Caller, Scope};
-use farebox_core::http::{Json, Page, Paging, QueryPairs};
+use farebox_core::http::{Json, Page, Paging, Params, QueryPairs};
 use farebox_core::period::Period;
 use farebox_core::problem::Problem;
 use farebox_core::{App, clock};
@@ -84,7 +84,7 @@ pub(super) async fn create(State(app): State<App>, caller: Caller, Json(body): J
 pub(super) async fn list(
     State(app): State<App>,
     caller: Caller,
-    Query(paging): Query<Paging>,
+    Params(paging): Params<Paging>,
 ) -> Result<Answer<Page<Correction>>, Problem> {
     caller.0.require(Scope::Read)?;
     let (limit, before) = paging.resolve()?;

@@ -1,12 +1,12 @@
 //! `/api/v1/backfills`: history as a job.
 
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::StatusCode;
 use axum::response::Json as Answer;
 use farebox_core::App;
 use farebox_core::auth::{Caller, Scope};
-use farebox_core::http::{Json, Page, Paging};
+use farebox_core::http::{Json, Page, Paging, Params};
 use farebox_core::ids::JobId;
 use farebox_core::problem::Problem;
 use serde::Deserialize;
@@ -45,7 +45,7 @@ pub(super) async fn create(State(app): State<App>, caller: Caller, Json(new): Js
 
 /// Backfills, the newest first
 #[utoipa::path(get, path = "/api/v1/backfills", tag = "usage", params(Paging), responses((status = 200, body = Page<Job>)))]
-pub(super) async fn list(State(app): State<App>, caller: Caller, Query(paging): Query<Paging>) -> Result<Answer<Page<Job>>, Problem> {
+pub(super) async fn list(State(app): State<App>, caller: Caller, Params(paging): Params<Paging>) -> Result<Answer<Page<Job>>, Problem> {
     caller.0.require(Scope::Read)?;
     let (limit, before) = paging.resolve()?;
     let rows = history::list(&mut *app.pg.acquire().await?, &caller.0.workspace, limit + 1, &before).await?;
