@@ -72,7 +72,7 @@ pub(crate) fn bucket_sql(tier: Tier, column: &str, edges: &[u32]) -> String {
 /// What was found at the last look: a workspace in which nothing happened since is passed over.
 #[derive(Default)]
 pub(crate) struct Seen {
-    /// Touches, the hour, and which rollups there were.
+    /// Touches before the hour, the hour, and which rollups there were.
     workspaces: HashMap<WorkspaceId, (u64, i64, Vec<String>)>,
     recent: HashMap<(WorkspaceId, String, u32), Instant>,
 }
@@ -82,8 +82,10 @@ pub(crate) async fn step(app: &App, seen: &mut Seen) -> Result<usize, MeteringEr
     let settled = clock::now() - SETTLED;
     let hour = settled.timestamp().div_euclid(i64::from(HOUR));
     let rollups = Rollups::of(app).await?;
-    let sql = "SELECT toString(workspace), sum(n) FROM touched GROUP BY workspace";
-    let touched: Vec<(String, u64)> = app.clickhouse.query_raw(sql).fetch_all().await?;
+    // Only buckets that are over are filled, so live traffic, which touches the running ones, is nothing new here.
+    let sql =
+        format!("SELECT toString(workspace), sum(n) FROM touched WHERE minute < {} GROUP BY workspace", minute_sql(hour * i64::from(HOUR)));
+    let touched: Vec<(String, u64)> = app.clickhouse.query_raw(&sql).fetch_all().await?;
     seen.recent.retain(|_, at| at.elapsed() < REST);
     let mut filled = 0;
     for (workspace, touched) in touched {
