@@ -83,7 +83,7 @@ pub async fn start(find: &Find, options: &Options, progress: Progress) -> anyhow
     let config = Config {
         http: config::Http { listen: listener.local_addr()?, public_url: base_url.clone(), ..Default::default() },
         // All roles share this process's pool, and Stripe's answers come in crowds.
-        postgres: config::Postgres { url: addresses.postgres_url.clone(), max_connections: 40, ..Default::default() },
+        postgres: config::Postgres { url: addresses.postgres_url.clone(), max_connections: 40 },
         clickhouse: config::ClickHouse {
             url: addresses.clickhouse_url.clone(),
             user: addresses.clickhouse_user.clone(),
