@@ -263,6 +263,26 @@ pub async fn a_preview_is_the_invoice_to_come(suite: &Suite) {
     );
 }
 
+/// A subscription in somebody's hands, as all of a batch are while their month is counted, does not make a payment of one of
+/// its invoices wait.
+pub async fn a_payment_waits_for_no_subscription(suite: &Suite) {
+    let app = &suite.app;
+    let business =
+        Business::new(app, "  - {name: a, subjects: [a], subscriptions: [{plan: growth, from: 2026-08-01T00:00:00+02:00}]}\n").await;
+    close::close_period(app, &business.ws, month("2026-08")).await.expect("closes");
+    let invoice = business.invoices(app).await.remove(0);
+    let mut holder = app.pg.begin().await.expect("PostgreSQL");
+    subscriptions::cancel_at(&mut holder, &business.ws, &invoice.subscription, month("2026-10").start).await.expect("canceled");
+
+    let mut payment = app.pg.begin().await.expect("PostgreSQL");
+    sqlx::query("SET LOCAL lock_timeout = '5s'").execute(&mut *payment).await.expect("set");
+    // As Stripe's news are applied: both in one transaction, which makes PostgreSQL look after the subscription's row.
+    invoices::record_stripe(&mut payment, &business.ws, &invoice.id, "in_waits_for_nobody", None).await.expect("recorded");
+    assert!(invoices::mark_paid(&mut payment, &business.ws, &invoice.id, month("2026-09").start).await.expect("paid at once"));
+    payment.commit().await.expect("committed");
+    holder.rollback().await.expect("PostgreSQL");
+}
+
 /// A change in the middle of a month, a cancellation, and what was paid in advance for the time after.
 pub async fn changes_cut_usage_and_fees_at_their_instant(suite: &Suite) {
     let app = &suite.app;

@@ -185,6 +185,7 @@ fn main() -> ExitCode {
         billing::a_month_is_closed_to_the_cent_and_audited,
         billing::many_workers_close_a_month_exactly_once,
         billing::a_preview_is_the_invoice_to_come,
+        billing::a_payment_waits_for_no_subscription,
         billing::changes_cut_usage_and_fees_at_their_instant,
         billing::the_catalogue_is_idempotent_and_versions_stay,
         billing::a_test_clock_ends_trials_and_periods,

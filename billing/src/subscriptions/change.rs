@@ -417,9 +417,10 @@ pub(super) fn check_open(subscription: &Subscription, at: DateTime<Utc>) -> Resu
     }
 }
 
-/// Until the transaction ends nobody else changes it: a change and a close see each other's work.
+/// Until the transaction ends nobody else changes it: a change and a close see each other's work. Whatever only refers to it
+/// (an invoice that is paid) does not wait, hence `NO KEY`.
 pub(crate) async fn lock(conn: &mut PgConnection, ws: &WorkspaceId, id: &SubscriptionId) -> Result<Subscription, BillingError> {
-    sqlx::query!("SELECT id FROM subscriptions WHERE workspace_id = $1 AND id = $2 FOR UPDATE", ws.as_str(), id.as_str())
+    sqlx::query!("SELECT id FROM subscriptions WHERE workspace_id = $1 AND id = $2 FOR NO KEY UPDATE", ws.as_str(), id.as_str())
         .fetch_optional(&mut *conn)
         .await?;
     get(conn, ws, id).await?.ok_or(BillingError::NotFound("subscription"))
@@ -427,7 +428,7 @@ pub(crate) async fn lock(conn: &mut PgConnection, ws: &WorkspaceId, id: &Subscri
 
 /// Several at once, locked in the order of their ids.
 pub(crate) async fn lock_all(conn: &mut PgConnection, ws: &WorkspaceId, ids: &[String]) -> Result<Vec<Subscription>, BillingError> {
-    sqlx::query!("SELECT id FROM subscriptions WHERE workspace_id = $1 AND id = ANY($2) ORDER BY id FOR UPDATE", ws.as_str(), ids)
+    sqlx::query!("SELECT id FROM subscriptions WHERE workspace_id = $1 AND id = ANY($2) ORDER BY id FOR NO KEY UPDATE", ws.as_str(), ids)
         .fetch_all(&mut *conn)
         .await?;
     by_ids(conn, ws, ids).await
