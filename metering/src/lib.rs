@@ -45,6 +45,7 @@ mod plan;
 mod poison;
 pub mod proof;
 pub mod quality;
+mod ranges;
 pub mod recompute;
 pub mod repair;
 pub mod retention;

@@ -1,7 +1,6 @@
 //! What Kafka has: the events topic read once more, up to what metering has committed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use farebox_core::App;
@@ -17,12 +16,10 @@ use sha2::{Digest, Sha256};
 
 use crate::MeteringError;
 use crate::consumer::GROUP;
+use crate::ranges::{self, ASK, Range};
 
 /// Events in one audit: some 64 bytes each while it runs.
 const MOST_EVENTS: usize = 2_000_000;
-const ASK: Duration = Duration::from_secs(10);
-/// A partition that gives nothing for so long is given up.
-const SILENCE: Duration = Duration::from_secs(20);
 /// Clocks of gateways may be ahead of ours: an event can be produced a little before its time.
 const AHEAD: TimeDelta = TimeDelta::minutes(15);
 
@@ -38,7 +35,7 @@ pub(super) struct Witness {
     pub from: Option<DateTime<Utc>>,
     pub waiting: i64,
     /// What was read, to read it again for names.
-    ranges: Vec<(i32, i64, i64)>,
+    ranges: Vec<Range>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -152,7 +149,7 @@ fn read_all(app: &App, workspace: &WorkspaceId, period: Period) -> anyhow::Resul
 }
 
 /// Each partition's messages from the period's start to what is committed, or to the end; from when there are any; and how many wait.
-fn ranges(app: &App, period: Period, until: Until) -> anyhow::Result<(Vec<(i32, i64, i64)>, Option<DateTime<Utc>>, i64)> {
+fn ranges(app: &App, period: Period, until: Until) -> anyhow::Result<(Vec<Range>, Option<DateTime<Utc>>, i64)> {
     let consumer = app.kafka.base_consumer(GROUP, DefaultConsumerContext)?;
     let topic = app.kafka.name(EVENTS);
     let metadata = consumer.fetch_metadata(Some(&topic), ASK)?;
@@ -184,44 +181,9 @@ fn ranges(app: &App, period: Period, until: Until) -> anyhow::Result<(Vec<(i32, 
 }
 
 /// Reads the ranges; every payload once.
-fn each(app: &App, ranges: &[(i32, i64, i64)], mut take: impl FnMut(&[u8]) -> anyhow::Result<()>) -> anyhow::Result<()> {
+fn each(app: &App, ranges: &[Range], mut take: impl FnMut(&[u8]) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let consumer = app.kafka.base_consumer("farebox.metering.audit", DefaultConsumerContext)?;
-    let topic = app.kafka.name(EVENTS);
-    let mut ends: HashMap<i32, i64> = HashMap::new();
-    let mut list = TopicPartitionList::new();
-    for (partition, start, end) in ranges.iter().filter(|(_, start, end)| start < end) {
-        list.add_partition_offset(&topic, *partition, Offset::Offset(*start))?;
-        ends.insert(*partition, *end);
-    }
-    if ends.is_empty() {
-        return Ok(());
-    }
-    consumer.assign(&list)?;
-    let mut heard = Instant::now();
-    while !ends.is_empty() {
-        anyhow::ensure!(heard.elapsed() < SILENCE, "Kafka gives no more messages");
-        let Some(message) = consumer.poll(Duration::from_millis(200)) else {
-            // What is left may be gaps (control records) before the end.
-            for partition in consumer.position()?.elements() {
-                if let (Some(end), Some(at)) = (ends.get(&partition.partition()), partition.offset().to_raw())
-                    && at >= *end
-                {
-                    ends.remove(&partition.partition());
-                }
-            }
-            continue;
-        };
-        let message = message?;
-        heard = Instant::now();
-        let Some(end) = ends.get(&message.partition()).copied() else { continue };
-        if message.offset() < end {
-            take(message.payload().unwrap_or_default())?;
-        }
-        if message.offset() + 1 >= end {
-            ends.remove(&message.partition());
-        }
-    }
-    Ok(())
+    ranges::read(&consumer, &app.kafka.name(EVENTS), ranges, |message| take(message.payload().unwrap_or_default()))
 }
 
 impl Witness {

@@ -1,8 +1,5 @@
 //! What a Kafka topic holds, from its start to the end it has when it is looked at.
 
-use std::collections::HashMap;
-use std::time::{Duration, Instant};
-
 use anyhow::Context;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -11,17 +8,14 @@ use farebox_core::ids::{JobId, WorkspaceId};
 use rdkafka::consumer::{BaseConsumer, Consumer, DefaultConsumerContext};
 use rdkafka::message::Message;
 use rdkafka::metadata::MetadataTopic;
-use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::mpsc::{Sender, channel};
 
 use super::{Chunk, collect};
 use crate::MeteringError;
+use crate::ranges::{self, ASK};
 
 /// Messages collected together.
 const MESSAGES: usize = 5000;
-const ASK: Duration = Duration::from_secs(10);
-/// A partition that gives nothing for so long is given up.
-const SILENCE: Duration = Duration::from_secs(20);
 
 /// Reads all of it, then opens the job. Begun anew after a crash: what was collected replaces itself.
 pub(super) async fn read(app: &App, workspace: &WorkspaceId, id: &JobId) -> Result<(), MeteringError> {
@@ -62,48 +56,22 @@ type Pieces = Vec<(String, Bytes)>;
 fn each(app: &App, topic: &str, sender: &Sender<Pieces>) -> anyhow::Result<()> {
     let consumer: BaseConsumer<DefaultConsumerContext> = app.kafka.base_consumer("farebox.metering.history", DefaultConsumerContext)?;
     let metadata = consumer.fetch_metadata(Some(topic), ASK)?;
-    let (mut list, mut ends) = (TopicPartitionList::new(), HashMap::new());
+    let mut ranges = Vec::new();
     for partition in metadata.topics().iter().flat_map(MetadataTopic::partitions) {
         let (low, high) = consumer.fetch_watermarks(topic, partition.id(), ASK)?;
-        if low < high {
-            list.add_partition_offset(topic, partition.id(), Offset::Offset(low))?;
-            ends.insert(partition.id(), high);
-        }
+        ranges.push((partition.id(), low, high));
     }
-    if ends.is_empty() {
-        return Ok(());
-    }
-    consumer.assign(&list)?;
-    let (mut heard, mut pieces) = (Instant::now(), Pieces::new());
-    while !ends.is_empty() {
-        anyhow::ensure!(heard.elapsed() < SILENCE, "Kafka gives no more messages of `{topic}`");
-        let Some(message) = consumer.poll(Duration::from_millis(200)) else {
-            // What is left may be gaps (control records) before the end.
-            for partition in consumer.position()?.elements() {
-                if let (Some(end), Some(at)) = (ends.get(&partition.partition()), partition.offset().to_raw())
-                    && at >= *end
-                {
-                    ends.remove(&partition.partition());
-                }
-            }
-            continue;
-        };
-        let message = message?;
-        heard = Instant::now();
-        let Some(end) = ends.get(&message.partition()).copied() else { continue };
-        if message.offset() < end {
-            // As ingest names it, so that a record without an id has the same one whichever way it came.
-            let at = message.timestamp().to_millis().unwrap_or(0);
-            let place = format!("{topic}/{}/{}/{at}", message.partition(), message.offset());
-            pieces.push((place, Bytes::copy_from_slice(message.payload().unwrap_or_default())));
-        }
-        if message.offset() + 1 >= end {
-            ends.remove(&message.partition());
-        }
+    let mut pieces = Pieces::new();
+    ranges::read(&consumer, topic, &ranges, |message| {
+        // As ingest names it, so that a record without an id has the same one whichever way it came.
+        let at = message.timestamp().to_millis().unwrap_or(0);
+        let place = format!("{topic}/{}/{}/{at}", message.partition(), message.offset());
+        pieces.push((place, Bytes::copy_from_slice(message.payload().unwrap_or_default())));
         if pieces.len() >= MESSAGES {
             sender.blocking_send(std::mem::take(&mut pieces)).context("nobody collects any more")?;
         }
-    }
+        Ok(())
+    })?;
     if pieces.is_empty() { Ok(()) } else { sender.blocking_send(pieces).context("nobody collects any more") }
 }
 
