@@ -107,27 +107,37 @@ pub(crate) enum Search<'a> {
     Minutes(&'a BTreeSet<(WorkspaceId, u32)>),
 }
 
-/// Recomputes what is dirty and due; returns the number of minutes, and whether all that was found is clean now.
-pub(crate) async fn step(app: &App, search: Search<'_>, settling: &mut Settling) -> Result<(usize, bool), MeteringError> {
+/// What a step found and did not do.
+#[derive(Default)]
+pub(crate) struct Left {
+    /// Not due yet, or in another instance's hands.
+    pub minutes: BTreeSet<(WorkspaceId, u32)>,
+    /// There is more than a step looks at.
+    pub more: bool,
+}
+
+/// Recomputes what is dirty and due.
+pub(crate) async fn step(app: &App, search: Search<'_>, settling: &mut Settling) -> Result<Left, MeteringError> {
     let rollups = Rollups::of(app).await?;
-    let (mut done, mut clean) = (0, true);
-    let mut dirty = dirty(app, &rollups, search, MAX_MINUTES * 2).await?;
-    let found = dirty.len();
-    dirty.retain(|d| settling.is_due(d));
-    clean &= found == dirty.len() && found < MAX_MINUTES * 2;
+    let dirty = dirty(app, &rollups, search, MAX_MINUTES * 2).await?;
+    let mut left = Left { more: dirty.len() >= MAX_MINUTES * 2, ..Left::default() };
     for part in dirty.chunk_by(|a, b| a.workspace == b.workspace && a.rollup == b.rollup) {
         let workspace: WorkspaceId = part[0].workspace.parse().map_err(|e| MeteringError::unreadable("a workspace id in `touched`", e))?;
         let Some(table) = rollups.table(&workspace, &part[0].rollup) else { continue };
-        let mut rest = part;
+        let (due, resting): (Vec<_>, Vec<_>) = part.iter().cloned().partition(|d| settling.is_due(d));
+        left.minutes.extend(resting.iter().map(|d| (workspace.clone(), d.minute)));
+        let mut rest = due.as_slice();
         while !rest.is_empty() {
             let worked = batch(app, &table, rest, Claim::Try).await?;
-            clean &= !worked.busy;
-            settling.rest(&rest[..worked.taken]);
-            done += worked.done;
-            rest = &rest[worked.taken..];
+            let (taken, later) = rest.split_at(worked.taken);
+            if worked.busy {
+                left.minutes.extend(taken.iter().map(|d| (workspace.clone(), d.minute)));
+            }
+            settling.rest(taken);
+            rest = later;
         }
     }
-    Ok((done, clean))
+    Ok(left)
 }
 
 /// When minutes were last recomputed: one that is still being written to is not recomputed at every touch.
@@ -157,7 +167,8 @@ impl Settling {
 /// Dirty minutes, a rollup's and workspace's together, with how often they were touched. The common rollups first.
 async fn dirty(app: &App, rollups: &Rollups, search: Search<'_>, limit: usize) -> Result<Vec<Dirty>, MeteringError> {
     let common: Vec<_> = Table::COMMON.iter().map(|table| format!("'{}'", table.name())).collect();
-    let mut found = dirty_of(app, search, limit, &format!("arrayJoin([{}])", common.join(", ")), "true").await?;
+    let common = common.join(", ");
+    let mut found = dirty_of(app, search, limit, &format!("arrayJoin([{common}])"), "true", &format!("rollup IN ({common})")).await?;
     let asked = |workspace: &WorkspaceId| match search {
         Search::Everywhere => true,
         Search::Workspace(only) => workspace == only,
@@ -168,13 +179,13 @@ async fn dirty(app: &App, rollups: &Rollups, search: Search<'_>, limit: usize) -
     {
         let mine = format!("arrayJoin(arrayMap(p -> p.2, arrayFilter(p -> p.1 = workspace, [{pairs}])))");
         let only = format!("workspace IN (SELECT arrayJoin(arrayMap(p -> p.1, [{pairs}])))");
-        found.extend(dirty_of(app, search, limit - found.len(), &mine, &only).await?);
+        found.extend(dirty_of(app, search, limit - found.len(), &mine, &only, &format!("startsWith(rollup, '{METER}') AND {only}")).await?);
     }
     Ok(found)
 }
 
-/// `of`: the rollups of a row of `touched`.
-async fn dirty_of(app: &App, search: Search<'_>, limit: usize, of: &str, only: &str) -> Result<Vec<Dirty>, MeteringError> {
+/// `of`: the rollups of a row of `touched`; `only`: which of these rows; `theirs`: which rows of `rollup_gen` can be of them.
+async fn dirty_of(app: &App, search: Search<'_>, limit: usize, of: &str, only: &str, theirs: &str) -> Result<Vec<Dirty>, MeteringError> {
     let (in_touched, in_published) = match search {
         Search::Everywhere => ("true".to_owned(), "true".to_owned()),
         Search::Workspace(_) => ("workspace = {ws:String}".to_owned(), "workspace = {ws:String}".to_owned()),
@@ -195,7 +206,7 @@ async fn dirty_of(app: &App, search: Search<'_>, limit: usize, of: &str, only: &
         "SELECT t.of_rollup AS rollup, toString(t.workspace) AS workspace, toUnixTimestamp(t.minute) AS minute, t.touched_n AS n FROM \
          (SELECT workspace, minute, touched_n, {of} AS of_rollup FROM \
          (SELECT workspace, minute, sum(n) AS touched_n FROM touched WHERE {in_touched} AND {only}{frozen} GROUP BY workspace, minute)) AS t LEFT JOIN \
-         (SELECT toString(rollup) AS done_rollup, workspace, bucket, max(n) AS done_n FROM rollup_gen WHERE {in_published} AND {only} \
+         (SELECT toString(rollup) AS done_rollup, workspace, bucket, max(n) AS done_n FROM rollup_gen WHERE {in_published} AND {theirs} \
          GROUP BY done_rollup, workspace, bucket) AS g \
          ON t.of_rollup = g.done_rollup AND t.workspace = g.workspace AND t.minute = g.bucket WHERE t.touched_n > g.done_n \
          ORDER BY rollup, workspace, minute LIMIT {limit}"

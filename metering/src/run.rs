@@ -16,6 +16,8 @@ use crate::{MeteringError, audit, consumer, corrections, erasure, history, repai
 const SYNC_EVERY: Duration = Duration::from_millis(200);
 /// How often all dirty minutes are searched for, whoever touched them.
 const SEARCH_EVERY: Duration = Duration::from_secs(15);
+/// More minutes than this are left to the next search, so that a question stays short.
+const MOST_WAITING: usize = 4000;
 const REPAIR_EVERY: Duration = Duration::from_secs(300);
 const TAKE_UP_EVERY: Duration = Duration::from_secs(20);
 /// How often it is looked whether an hour is to be audited.
@@ -78,12 +80,16 @@ async fn keep_recomputing(app: App, hints: Arc<Hints>, stop: CancellationToken) 
             () = stop.cancelled() => return Ok(()),
         };
         match step {
-            Ok((_, clean)) => {
-                if clean || waiting.len() > 4000 {
-                    waiting.clear();
-                }
-                if everywhere && clean {
+            Ok(left) => {
+                if everywhere && !left.more {
                     next_search = Instant::now() + SEARCH_EVERY;
+                }
+                // What was found and not done is looked at by itself; under live traffic there is always some.
+                if everywhere || !left.more {
+                    waiting = left.minutes;
+                }
+                if waiting.len() > MOST_WAITING {
+                    waiting.clear();
                 }
             }
             Err(error) => {
