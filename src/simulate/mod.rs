@@ -7,6 +7,8 @@ mod traffic;
 mod truth;
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -47,6 +49,9 @@ pub struct Options {
     /// Afterwards compare what Farebox counted with the truth, and fail on any difference.
     #[arg(long)]
     pub verify: bool,
+    /// How many requests were acknowledged so far, for whoever watches.
+    #[arg(skip)]
+    pub acknowledged: Arc<AtomicU64>,
 }
 
 /// How long counting may lag behind the last acknowledgement before a difference is called one.
@@ -72,6 +77,7 @@ pub async fn run(instance: &Instance, options: &Options) -> anyhow::Result<()> {
         let batch = traffic.batch(usize::try_from(size)?, clock::now());
         send::batch(instance, &batch).await?;
         sent += size;
+        options.acknowledged.store(sent, Ordering::Relaxed);
         bar.inc(size);
         // Paced by the plan, not by the answers: a slow collector makes it catch up.
         tokio::time::sleep_until(started + Duration::from_secs_f64(f64::from(u32::try_from(sent)?) / f64::from(options.rate))).await;

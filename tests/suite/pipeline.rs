@@ -1,12 +1,14 @@
 //! What `farebox simulate` sends equals what is counted, whatever is killed meanwhile.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use farebox::simulate::{self, Options};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::harness::{Suite, Up, free_port};
+use crate::harness::{Suite, Up, eventually, free_port};
 
 fn traffic(rate: u32, seconds: u64) -> Options {
     Options {
@@ -19,6 +21,7 @@ fn traffic(rate: u32, seconds: u64) -> Options {
         seed: Some(42),
         truth: None,
         verify: true,
+        acknowledged: Arc::default(),
     }
 }
 
@@ -30,19 +33,26 @@ pub async fn counts_equal_the_truth(suite: &Suite) {
 
 /// In every run; FAREBOX_KILLS=50 asks for more.
 const KILLS: u64 = 5;
-/// So many seconds apart, give or take.
-const APART: u64 = 4;
+const RATE: u32 = 300;
+/// Seconds of traffic for each.
+const EACH: u64 = 6;
+/// How long an outage may keep the traffic from going on.
+const RECOVERY: Duration = Duration::from_mins(3);
 
-/// `kill -9` of each engine under load, and of everything at once: after the last restart, the same equality.
+/// `kill -9` of each engine under load, and of everything at once, spread over the traffic; each comes when what was killed
+/// before it takes events again. After the last restart, the same equality.
 pub async fn counts_equal_the_truth_although_everything_is_killed() {
     let mut up = Up::start("killed", free_port().expect("a port")).await.expect("`farebox up` starts");
     let instance = up.instance().expect("credentials");
     let kills = std::env::var("FAREBOX_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(KILLS);
-    let sending = tokio::spawn(async move { simulate::run(&instance, &traffic(300, kills * (APART + 2) + 5)).await });
+    let traffic = traffic(RATE, (kills + 1) * EACH);
+    let acknowledged = Arc::clone(&traffic.acknowledged);
+    let sending = tokio::spawn(async move { simulate::run(&instance, &traffic).await });
     let mut moments = StdRng::seed_from_u64(kills);
     for n in 0..kills {
-        // Under load: the moment itself is arbitrary.
-        tokio::time::sleep(Duration::from_millis(moments.random_range(APART * 500..APART * 1500))).await;
+        let requests = u64::from(RATE) * EACH;
+        let then = requests * n + moments.random_range(requests / 2..requests);
+        eventually("traffic goes on", RECOVERY, || async { (acknowledged.load(Ordering::Relaxed) >= then).then_some(()) }).await;
         if n % 5 == 3 {
             up.kill_and_restart().await.expect("starts again on what is left");
             continue;
