@@ -39,6 +39,10 @@ pub const POINTS: &[&str] = &[
     "stripe.credit_note.stored",
     "stripe.credit_note.sent",
     "stripe.credit_note.recorded",
+    "stripe.void_credit_note.before",
+    "stripe.void_credit_note.stored",
+    "stripe.void_credit_note.sent",
+    "stripe.void_credit_note.recorded",
 ];
 
 /// Aborts here when the environment says so: no destructor runs, no connection is closed in order.

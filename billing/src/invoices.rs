@@ -263,19 +263,24 @@ pub async fn list(
 }
 
 pub async fn get(conn: &mut PgConnection, workspace: &WorkspaceId, id: &InvoiceId) -> Result<Option<Invoice>, BillingError> {
-    let row = sqlx::query_as!(
+    Ok(by_ids(conn, workspace, &[id.as_str().to_owned()]).await?.pop())
+}
+
+/// In no order.
+pub async fn by_ids(conn: &mut PgConnection, workspace: &WorkspaceId, ids: &[String]) -> Result<Vec<Invoice>, BillingError> {
+    let rows = sqlx::query_as!(
         Row,
         r#"SELECT id AS "id: InvoiceId", number, state AS "state: State", kind, sequence, consumer_id AS "consumer: ConsumerId",
                   subscription_id AS "subscription: SubscriptionId", period_start, period_end, currency, subtotal_minor, tax_minor, total_minor, credited_minor,
                   collect, due_days, seller, buyer, created_at, issued_at, due_at, paid_at, carried,
                   carried_into AS "carried_into: InvoiceId", stripe_id, hosted_url, tax_note
-           FROM invoices WHERE workspace_id = $1 AND id = $2"#,
+           FROM invoices WHERE workspace_id = $1 AND id = ANY($2)"#,
         workspace.as_str(),
-        id.as_str()
+        ids
     )
-    .fetch_optional(&mut *conn)
+    .fetch_all(&mut *conn)
     .await?;
-    Ok(with_lines(conn, row.into_iter().collect()).await?.pop())
+    with_lines(conn, rows).await
 }
 
 async fn with_lines(conn: &mut PgConnection, rows: Vec<Row>) -> Result<Vec<Invoice>, BillingError> {

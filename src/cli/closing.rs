@@ -64,7 +64,11 @@ pub struct Clock {
 #[derive(Debug, clap::Args)]
 pub struct Credit {
     /// The invoice (id).
-    invoice: String,
+    #[arg(required_unless_present = "void")]
+    invoice: Option<String>,
+    /// Void this credit note (id) instead, while its invoice is open.
+    #[arg(long, value_name = "CREDIT_NOTE", conflicts_with_all = ["invoice", "lines", "to", "reason", "memo"])]
+    void: Option<String>,
     /// A line (id) to take back, or a part of it as `LINE=AMOUNT`; repeatable. Everything that is left of the invoice unless
     /// given.
     #[arg(long = "line")]
@@ -124,13 +128,18 @@ fn seconds(text: &str) -> anyhow::Result<u64> {
 }
 
 pub async fn credit(instance: &Instance, command: &Credit) -> anyhow::Result<()> {
+    if let Some(note) = &command.void {
+        let voided = instance.json(instance.request(Method::POST, &format!("/api/v1/credit-notes/{note}/void"))).await?;
+        println!("{}", serde_json::to_string_pretty(&voided)?);
+        return Ok(());
+    }
     let line = |text: &String| match text.split_once('=') {
         Some((line, amount)) => json!({ "line": line, "amount": amount }),
         None => json!({ "line": text }),
     };
     let lines: Vec<_> = command.lines.iter().map(line).collect();
     let body = json!({ "lines": lines, "to": command.to, "reason": command.reason, "memo": command.memo });
-    let path = format!("/api/v1/invoices/{}/credit-notes", command.invoice);
+    let path = format!("/api/v1/invoices/{}/credit-notes", command.invoice.as_deref().unwrap_or_default());
     let made = instance.json(instance.request(Method::POST, &path).json(&body)).await?;
     println!("{}", serde_json::to_string_pretty(&made)?);
     Ok(())

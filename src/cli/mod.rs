@@ -78,7 +78,7 @@ enum Command {
     Close(closing::Close),
     /// A test workspace's clock: what it says, or move it ahead, and trials end, periods close, invoices issue.
     Clock(closing::Clock),
-    /// Credit an issued invoice, in whole or in part.
+    /// Credit an issued invoice, in whole or in part; or void a credit note.
     Credit(closing::Credit),
     /// Finance's files: invoices, lines, ... as CSV, Parquet or XLSX, with what they add up to.
     Export(export::Export),

@@ -9,9 +9,10 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use farebox_billing::credit_notes::{self, NewCreditNote};
+use farebox_billing::credit_notes::{self, CreditNote, NewCreditNote, State};
 use farebox_billing::{faults, stripe};
 use farebox_core::config::Config;
+use farebox_core::ids::CreditNoteId;
 use farebox_core::{App, workspace};
 use serde_json::json;
 use tokio::process::Command;
@@ -30,7 +31,7 @@ pub async fn killed_at_each_step_of_the_push(suite: &Suite) {
         ("finalize", "/v1/invoices/*/finalize"),
     ];
     let points: Vec<_> = faults::POINTS.iter().copied().filter(|point| point.starts_with("stripe.")).collect();
-    assert_eq!(points.len(), 21);
+    assert_eq!(points.len(), 25);
     let lanes = lanes.map(|(lane, path)| {
         let own: Vec<_> = points.iter().copied().filter(|point| point.split('.').nth(1) == Some(lane)).collect();
         assert!(own.len() >= 4, "{lane}: {own:?}");
@@ -66,11 +67,7 @@ async fn die_and_recover(suite: &Suite, lane: &str, path: &str, points: &[&str])
         .await;
         assert_one(&shop, &ours, &what).await;
     }
-    app.pg.close().await;
-    sqlx::query(sqlx::AssertSqlSafe(format!("DROP DATABASE \"{database}\" WITH (FORCE)")))
-        .execute(&suite.app.pg)
-        .await
-        .expect("PostgreSQL");
+    drop_database(suite, &app, &database).await;
 }
 
 /// The suite's engines, with a fresh database.
@@ -110,40 +107,87 @@ async fn billing_that_dies_at(suite: &Suite, app: &App, point: &str) {
 /// The same for a credit note: one there, one here, and its number once.
 pub async fn killed_at_each_step_of_a_credit_note(suite: &Suite) {
     let (app, database) = database_of_its_own(suite, "credit").await;
-    let points = faults::POINTS.iter().filter(|point| point.starts_with("stripe.credit_note."));
-    let stripes_faults = [json!({ "kind": "drop" }), json!({ "kind": "conflict" }), json!({ "kind": "stored_error", "applied": true })];
-    let mut asked = Vec::new();
-    for (point, fault) in points.zip(stripes_faults.iter().cycle()) {
-        let shop = Shop::open(&app, "kill-credit").await;
-        let invoice = shop.issue(0).await;
-        shop.connect().await;
-        eventually("the push", IN_TIME, || async {
-            stripe::workers::run_once(&app).await.expect("PostgreSQL");
-            Some(shop.invoice(&invoice).await).filter(|ours| ours.stripe_id.is_some())
-        })
-        .await;
-        shop.order("faults", json!({ "method": "POST", "path": "/v1/credit_notes", "fault": fault })).await;
-        let mut tx = app.pg.begin().await.expect("PostgreSQL");
-        let workspace = workspace::by_id(&mut tx, &shop.workspace).await.expect("PostgreSQL").expect("is there");
-        let note = credit_notes::ask(&mut tx, &workspace, &invoice, &NewCreditNote::default(), "a test").await.expect("asked for");
-        tx.commit().await.expect("PostgreSQL");
-        billing_that_dies_at(suite, &app, point).await;
-        asked.push((shop, note, format!("killed at {point}, with {fault}")));
-    }
-    assert_eq!(asked.len(), 4);
-    for (shop, note, what) in asked {
-        let ours = eventually(&format!("the credit note, {what}"), IN_TIME, || async {
-            credit_notes::run_once(&app).await.expect("PostgreSQL");
-            let mut conn = app.pg.acquire().await.expect("PostgreSQL");
-            let found = credit_notes::get(&mut conn, &shop.workspace, &note).await.expect("PostgreSQL");
-            found.filter(|note| note.state == credit_notes::State::Issued)
-        })
-        .await;
+    for (shop, note, what) in die_with_a_note(suite, &app, "credit_note", "/v1/credit_notes").await {
+        let ours = when(&app, &shop, &note, State::Issued, &what).await;
         let there = shop.at_stripe("credit_notes").await;
         assert_eq!(there.iter().map(|note| note["total"].as_i64()).collect::<Vec<_>>(), [Some(7299)], "{what}");
         assert_eq!((ours.number.as_deref(), ours.stripe_id.as_deref()), (Some("INV-CN-000001"), there[0]["id"].as_str()), "{what}");
         assert_eq!(shop.at_stripe("invoices").await[0]["status"], "paid", "{what}");
     }
+    drop_database(suite, &app, &database).await;
+}
+
+/// And for its voiding: void on both sides, and the invoice asks for all of it again.
+pub async fn killed_at_each_step_of_a_voiding(suite: &Suite) {
+    let (app, database) = database_of_its_own(suite, "voiding").await;
+    for (shop, note, what) in die_with_a_note(suite, &app, "void_credit_note", "/v1/credit_notes/*/void").await {
+        when(&app, &shop, &note, State::Void, &what).await;
+        let there = shop.at_stripe("credit_notes").await;
+        assert_eq!(there.iter().map(|note| note["status"].as_str()).collect::<Vec<_>>(), [Some("void")], "{what}");
+        let (theirs, ours) = (shop.at_stripe("invoices").await.remove(0), due(&app, &shop, &note).await);
+        assert_eq!((theirs["amount_remaining"].as_i64(), ours), (Some(7299), 7299), "{what}");
+    }
+    drop_database(suite, &app, &database).await;
+}
+
+/// For each point of a step: a note that was asked for, or a voiding, and a process that died over it.
+async fn die_with_a_note(suite: &Suite, app: &App, step: &str, path: &str) -> Vec<(Shop, CreditNoteId, String)> {
+    let own = format!("stripe.{step}.");
+    let points = faults::POINTS.iter().filter(|point| point.starts_with(&own));
+    let stripes_faults = [json!({ "kind": "drop" }), json!({ "kind": "conflict" }), json!({ "kind": "stored_error", "applied": true })];
+    let mut asked = Vec::new();
+    for (point, fault) in points.zip(stripes_faults.iter().cycle()) {
+        let shop = Shop::open(app, "kill-credit").await;
+        let invoice = shop.issue(0).await;
+        shop.connect().await;
+        let pushed = eventually("the push", IN_TIME, || async {
+            stripe::workers::run_once(app).await.expect("PostgreSQL");
+            Some(shop.invoice(&invoice).await).filter(|ours| ours.stripe_id.is_some())
+        })
+        .await;
+        let voids = step == "void_credit_note";
+        let lines = if voids { vec![(pushed.lines[0].id.clone(), None)] } else { Vec::new() };
+        let mut tx = app.pg.begin().await.expect("PostgreSQL");
+        let workspace = workspace::by_id(&mut tx, &shop.workspace).await.expect("PostgreSQL").expect("is there");
+        let new = NewCreditNote { lines, ..NewCreditNote::default() };
+        let note = credit_notes::ask(&mut tx, &workspace, &invoice, &new, "a test").await.expect("asked for");
+        tx.commit().await.expect("PostgreSQL");
+        let what = format!("killed at {point}, with {fault}");
+        if voids {
+            when(app, &shop, &note, State::Issued, &what).await;
+        }
+        shop.order("faults", json!({ "method": "POST", "path": path, "fault": fault })).await;
+        if voids {
+            let mut tx = app.pg.begin().await.expect("PostgreSQL");
+            credit_notes::ask_void(&mut tx, &workspace, &note, "a test").await.expect("asked for");
+            tx.commit().await.expect("PostgreSQL");
+        }
+        billing_that_dies_at(suite, app, point).await;
+        asked.push((shop, note, what));
+    }
+    assert_eq!(asked.len(), 4);
+    asked
+}
+
+async fn when(app: &App, shop: &Shop, note: &CreditNoteId, state: State, what: &str) -> CreditNote {
+    eventually(&format!("the credit note, {what}"), IN_TIME, || async {
+        credit_notes::run_once(app).await.expect("PostgreSQL");
+        let mut conn = app.pg.acquire().await.expect("PostgreSQL");
+        let found = credit_notes::get(&mut conn, &shop.workspace, note).await.expect("PostgreSQL");
+        found.filter(|note| note.state == state)
+    })
+    .await
+}
+
+/// What is due of the note's invoice, in cents.
+async fn due(app: &App, shop: &Shop, note: &CreditNoteId) -> i64 {
+    let mut conn = app.pg.acquire().await.expect("PostgreSQL");
+    let note = credit_notes::get(&mut conn, &shop.workspace, note).await.expect("PostgreSQL").expect("is there");
+    drop(conn);
+    shop.invoice(&note.invoice).await.due().minor
+}
+
+async fn drop_database(suite: &Suite, app: &App, database: &str) {
     app.pg.close().await;
     sqlx::query(sqlx::AssertSqlSafe(format!("DROP DATABASE \"{database}\" WITH (FORCE)")))
         .execute(&suite.app.pg)

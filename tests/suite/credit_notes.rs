@@ -9,8 +9,8 @@ use farebox_billing::credit_notes::{self, CreditNote, NewCreditNote, Settles, St
 use farebox_billing::invoices::{Invoice, State};
 use farebox_billing::reversals::{disputes, refunds};
 use farebox_billing::stripe::endpoint::register_webhook;
-use farebox_billing::{credits, ledger};
-use farebox_core::ids::InvoiceId;
+use farebox_billing::{credits, ledger, reconcile};
+use farebox_core::ids::{CreditNoteId, InvoiceId};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -61,9 +61,7 @@ pub async fn an_open_invoice_asks_for_less(suite: &Suite) {
         shop.order("faults", json!({"method": "POST", "path": "/v1/credit_notes", "fault": fault})).await;
         let note = credit(&shop, &id, &part(&invoice, 0, "1.00")).await.expect("asked for");
         let note = eventually(&format!("the credit note, with {fault}"), IN_TIME, || async {
-            let mut conn = shop.app.pg.acquire().await.expect("PostgreSQL");
-            let found = credit_notes::get(&mut conn, &shop.workspace, &note.id).await.expect("PostgreSQL").expect("is there");
-            Some(found).filter(|note| note.state == NoteState::Issued)
+            Some(note_of(&shop, &note.id).await).filter(|note| note.state == NoteState::Issued)
         })
         .await;
         assert_eq!((note.subtotal.minor, note.tax.minor, note.total.minor, note.settles), (100, 19, 119, Settles::Open));
@@ -98,6 +96,81 @@ pub async fn an_open_invoice_asks_for_less(suite: &Suite) {
 async fn notes(shop: &Shop, invoice: &InvoiceId) -> Vec<CreditNote> {
     let mut conn = shop.app.pg.acquire().await.expect("PostgreSQL");
     credit_notes::of_invoice(&mut conn, &shop.workspace, invoice).await.expect("PostgreSQL")
+}
+
+async fn note_of(shop: &Shop, id: &CreditNoteId) -> CreditNote {
+    let mut conn = shop.app.pg.acquire().await.expect("PostgreSQL");
+    credit_notes::get(&mut conn, &shop.workspace, id).await.expect("PostgreSQL").expect("is there")
+}
+
+async fn when_void(shop: &Shop, id: &CreditNoteId, what: &str) {
+    eventually(what, IN_TIME, || async { Some(note_of(shop, id).await).filter(|note| note.state == NoteState::Void) }).await;
+}
+
+/// A note that should not have been made is voided, at Stripe too, whatever Stripe answers, or by someone in its dashboard; but
+/// not once its invoice is paid, even in this very moment.
+pub async fn a_credit_note_is_voided(suite: &Suite) {
+    let shop = Shop::open(&suite.app, "unsaid").await;
+    let faults = [
+        json!({"kind": "drop"}),
+        json!({"kind": "error_before"}),
+        json!({"kind": "stored_error", "applied": true}),
+        json!({"kind": "stored_error", "applied": false}),
+        json!({"kind": "conflict"}),
+        json!({"kind": "rate_limit", "retry_after": 1}),
+    ];
+    let id = shop.issue(0).await;
+    shop.connect().await;
+    register_webhook(&suite.app, &shop.workspace).await.expect("registered").expect("reachable");
+    let invoice = shop.when_pushed(&id).await;
+    let before = books(&shop).await;
+    let void =
+        async |note: &CreditNote| credit_notes::void(&shop.app, &shop.workspace, &note.id, "a test").await.map_err(|e| e.to_string());
+    for fault in &faults {
+        let note = credit(&shop, &id, &part(&invoice, 0, "1.00")).await.expect("issued");
+        shop.order("faults", json!({"method": "POST", "path": "/v1/credit_notes/*/void", "fault": fault})).await;
+        void(&note).await.expect("asked for");
+        when_void(&shop, &note.id, &format!("the voiding, with {fault}")).await;
+        assert_eq!(void(&note).await.expect("no news").state, NoteState::Void);
+    }
+    let note = credit(&shop, &id, &part(&invoice, 0, "1.00")).await.expect("issued");
+    shop.in_the_dashboard(&format!("credit_notes/{}/void", note.stripe_id.as_deref().expect("there")), &[]).await;
+    when_void(&shop, &note.id, "the voiding in the dashboard").await;
+    let there = shop.at_stripe("credit_notes").await;
+    assert_eq!(there.iter().map(|note| note["status"].as_str()).collect::<Vec<_>>(), vec![Some("void"); faults.len() + 1]);
+    assert_eq!(shop.at_stripe("invoices").await[0]["amount_remaining"], json!(7299));
+    let ours = shop.invoice(&id).await;
+    assert_eq!((ours.state, ours.credited.minor, ours.due().minor), (State::Issued, 0, 7299));
+    assert_eq!(books(&shop).await, before, "as if none had ever been");
+    assert!(reconcile::reconcile(&shop.app, &shop.workspace).await.expect("compared"));
+    let compared = reconcile::summary(&shop.app.pg, &shop.workspace).await.expect("PostgreSQL").expect("a comparison");
+    assert_eq!((compared.compared, compared.different), (1, 0), "{compared:?}");
+    let changed = sqlx::query("UPDATE credit_notes SET state = 'issued', voided_at = NULL WHERE id = $1")
+        .bind(note.id.as_str())
+        .execute(&shop.app.pg)
+        .await;
+    assert!(changed.expect_err("void stays void").to_string().contains("never changes"));
+
+    // All of a line can be credited again, and what is paid with it stays.
+    let whole = credit(&shop, &id, &NewCreditNote::default()).await.expect("the whole");
+    assert_eq!(whole.total.minor, 7299);
+    let refused = void(&whole).await.expect_err("its invoice is paid");
+    assert!(refused.contains("not open any more"), "{refused}");
+
+    let unaware = Shop::open(&suite.app, "unawares").await;
+    unaware.connect().await;
+    let late = unaware.issue(0).await;
+    let invoice = unaware.when_pushed(&late).await;
+    let note = credit(&unaware, &late, &part(&invoice, 0, "10.00")).await.expect("issued");
+    unaware.hears_nothing().await;
+    let there = invoice.stripe_id.clone().expect("pushed");
+    unaware.in_the_dashboard(&format!("invoices/{there}/pay"), &[("paid_out_of_band", "true")]).await;
+    let refused = credit_notes::void(&unaware.app, &unaware.workspace, &note.id, "a test").await.expect_err("it is paid").to_string();
+    assert!(refused.contains("stays as it is. Stripe refused"), "{refused}");
+    let kept = note_of(&unaware, &note.id).await;
+    assert_eq!((kept.state, kept.voiding_since), (NoteState::Issued, None));
+    assert_eq!(unaware.invoice(&late).await.state, State::Paid);
+    assert_eq!(books(&unaware).await, accounts(&[("cash", 6109), ("revenue", -5134), ("tax_payable", -975)]));
 }
 
 /// A paid invoice is given back in parts: to the card, to the balance, by hand; and one that was paid in this very moment is
@@ -237,6 +310,27 @@ pub async fn a_credit_note_is_a_document(suite: &Suite) {
     let open = aged.iter().find(|row| row["invoice"] == id).expect("still open");
     assert_eq!(open["open"], "117.51");
 
+    // One made by mistake is voided: its document says so, its number stays, and it is no e-invoice.
+    let (_, mistaken) = post(id, json!({"lines": [{"line": line}]})).await;
+    let mistaken_id = mistaken["id"].as_str().expect("an id");
+    let voided = async || {
+        let answer = tenant.call(Method::POST, &format!("/api/v1/credit-notes/{mistaken_id}/void")).send().await.expect("an answer");
+        (answer.status(), answer.json::<Value>().await.expect("JSON"))
+    };
+    let (status, void) = voided().await;
+    assert_eq!((status, &void["state"], &void["number"]), (StatusCode::OK, &json!("void"), &json!("ACME-CN-000002")), "{void}");
+    assert_eq!(voided().await.1, void, "repeated, nothing changes");
+    assert_eq!(tenant.get(&format!("/api/v1/invoices/{id}")).await["credited"], "0.60");
+    let shown = async |format: &str| {
+        let path = format!("/api/v1/credit-notes/{mistaken_id}/document?format={format}");
+        let answer = tenant.call(Method::GET, &path).send().await.expect("an answer");
+        (answer.status(), answer.text().await.expect("a text"))
+    };
+    let (status, html) = shown("html").await;
+    assert!(status == StatusCode::OK && html.contains("VOID"), "{html}");
+    assert_eq!(shown("ubl").await.0, StatusCode::CONFLICT);
+    assert_eq!(finance::rows(&tenant, "credit-notes", "from=2026-01-01&to=2028-01-01").await.1.len(), 1, "it counts for nothing");
+
     // Paid by hand, of what is left; Stripe cannot refund it, the balance can take it, and the next invoice uses it.
     let payment = json!({"paid_at": "2026-11-02T00:00:00Z", "method": "transfer", "reference": "statement 7"});
     let paid = tenant.call(Method::POST, &format!("/api/v1/invoices/{id}/payment")).json(&payment).send().await.expect("an answer");
@@ -249,7 +343,7 @@ pub async fn a_credit_note_is_a_document(suite: &Suite) {
     let preview = tenant.call(Method::POST, &format!("/api/v1/subscriptions/{subscription}/preview")).send().await.expect("an answer");
     let preview: Value = preview.json().await.expect("JSON");
     let used = preview["lines"].as_array().expect("lines").iter().find(|line| line["kind"] == "credit").expect("the balance is used");
-    assert!(used["name"].as_str().expect("a name").contains("ACME-CN-000002"), "{used}");
+    assert!(used["name"].as_str().expect("a name").contains("ACME-CN-000003"), "{used}");
 
     let stranger = crate::tenant::Tenant::new(suite, "stranger").await;
     for path in [format!("/api/v1/credit-notes/{note_id}"), format!("/api/v1/credit-notes/{note_id}/document")] {

@@ -64,6 +64,23 @@ pub fn whole(invoice: &Invoice, credited: &Credited) -> Result<Vec<Part>, Billin
     Ok(parts)
 }
 
+/// Whether a note can be over this line alone: what it settled was not charged by it.
+fn is_charge(line: &InvoiceLine) -> bool {
+    !matches!(line.kind, LineKind::Carried | LineKind::Credit)
+}
+
+/// What is left of each line that can be credited, as priced.
+pub fn open_lines(invoice: &Invoice, credited: &Credited) -> Result<Vec<(InvoiceLineId, Money)>, BillingError> {
+    let mut found = Vec::new();
+    for line in invoice.lines.iter().filter(|line| is_charge(line)) {
+        let (amount, _) = left(line, credited)?;
+        if amount.minor > 0 {
+            found.push((line.id.clone(), amount));
+        }
+    }
+    Ok(found)
+}
+
 /// The lines asked for, each with an amount or all that is left of it.
 pub fn some(invoice: &Invoice, credited: &Credited, wanted: &[(InvoiceLineId, Option<BigDecimal>)]) -> Result<Vec<Part>, BillingError> {
     let mut parts: Vec<Part> = Vec::new();
@@ -75,7 +92,7 @@ pub fn some(invoice: &Invoice, credited: &Credited, wanted: &[(InvoiceLineId, Op
         if parts.iter().any(|part| part.line == *id) {
             return refused("line", "is there twice".to_owned());
         }
-        if matches!(line.kind, LineKind::Carried | LineKind::Credit) {
+        if !is_charge(line) {
             return refused("line", "was settled by this invoice, not charged by it: credit the whole invoice, or another line".to_owned());
         }
         let (most, most_tax) = left(line, credited)?;

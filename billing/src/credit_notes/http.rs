@@ -22,6 +22,7 @@ pub fn router(app: &App) -> OpenApiRouter {
         .routes(routes!(list))
         .routes(routes!(get))
         .routes(routes!(document))
+        .routes(routes!(void))
         .with_state(app.clone())
 }
 
@@ -116,7 +117,18 @@ async fn get(State(app): State<App>, Caller(caller): Caller, Path(id): Path<Stri
     found.map(axum::Json).ok_or_else(|| Problem::not_found("credit note"))
 }
 
-/// The credit note as a document: always the same bytes.
+/// Voids a credit note whose invoice is still open: so much more is to be paid again. Where Stripe has the note, it is voided
+/// there first; while Stripe does not answer it stays issued with `voiding_since`, and Farebox goes on asking.
+#[utoipa::path(
+    post, path = "/api/v1/credit-notes/{id}/void", tag = "credit-notes", params(("id" = String, Path)),
+    responses((status = 200, body = CreditNote), (status = 404, body = Problem), (status = 409, body = Problem))
+)]
+async fn void(State(app): State<App>, Caller(caller): Caller, Path(id): Path<String>) -> Result<axum::Json<CreditNote>, Problem> {
+    caller.require(Scope::Finance)?;
+    Ok(axum::Json(super::void(&app, &caller.workspace, &id_of(&id)?, caller.token.as_str()).await?))
+}
+
+/// The credit note as a document: always the same bytes, but for one that was voided, which says so.
 #[utoipa::path(
     get, path = "/api/v1/credit-notes/{id}/document", tag = "credit-notes", params(("id" = String, Path), Wanted),
     responses((status = 200, body = Vec<u8>, content_type = "application/pdf"), (status = 404, body = Problem), (status = 409, body = Problem))

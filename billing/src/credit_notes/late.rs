@@ -11,7 +11,7 @@ use farebox_core::money::{BigDecimal, Money};
 use farebox_core::workspace::Workspace;
 use sqlx::{Acquire, PgConnection};
 
-use super::{Corrected, NewCreditNote, To, issue};
+use super::{Corrected, NewCreditNote, To, ask, issue};
 use crate::gather::GatheredLine;
 use crate::rating::LineKind;
 use crate::{BillingError, invoices};
@@ -30,7 +30,7 @@ pub async fn credit_corrections(
         left.extend(others);
         let Some((new, corrections)) = new else { continue };
         let mut attempt = conn.begin().await?;
-        match issue::ask(&mut attempt, workspace, &invoice, &new, "farebox").await {
+        match ask::ask(&mut attempt, workspace, &invoice, &new, "farebox").await {
             Ok(id) => {
                 let at_stripe =
                     invoices::get(&mut attempt, &workspace.id, &invoice).await?.is_some_and(|invoice| invoice.stripe_id.is_some());

@@ -6,14 +6,16 @@
 //!
 //! Where Stripe has the invoice, the note is made there first, exactly once ([`there`]), since only Stripe knows whether
 //! the invoice was paid in this moment: until Stripe agreed the note is pending, and without a number. Then it is [`issue`]d
-//! and never changes.
+//! and never changes, but for being voided ([`void`]) while its invoice is still open.
 
+mod ask;
 pub mod derive;
 mod http;
 mod issue;
 pub mod late;
 mod read;
 mod there;
+mod void;
 
 use std::collections::HashMap;
 
@@ -27,10 +29,12 @@ use crate::BillingError;
 use crate::invoices::{self, InvoiceLine};
 use crate::settle::SettleError;
 
+pub use ask::{Creditable, Preview, ask, creditable, preview};
 pub use http::router;
-pub use issue::ask;
 pub use read::{get, list, of_invoice};
 pub use there::{run, run_once};
+pub(crate) use void::apply;
+pub use void::{ask as ask_void, void};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -42,6 +46,8 @@ pub enum State {
     Issued,
     /// Stripe refused it; nothing happened.
     Refused,
+    /// Taken back: its number stays, and it counts for nothing.
+    Void,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema)]
@@ -130,7 +136,10 @@ pub struct CreditNote {
     pub total: Money,
     pub created_at: DateTime<Utc>,
     pub issued_at: Option<DateTime<Utc>>,
-    /// Why Stripe refused it, or why it waits.
+    /// Asked to be voided, and Stripe has not agreed yet.
+    pub voiding_since: Option<DateTime<Utc>>,
+    pub voided_at: Option<DateTime<Utc>>,
+    /// Why Stripe refused it or its voiding, or why it waits.
     pub error: Option<String>,
     pub stripe_id: Option<String>,
     pub lines: Vec<CreditNoteLine>,
@@ -162,6 +171,9 @@ pub struct NewCreditNote {
     pub memo: Option<String>,
     /// Needed where the invoice is paid.
     pub to: Option<To>,
+    /// What was left of the invoice when this was decided. Where it has changed since, nothing is credited: so a form that is
+    /// sent twice credits once.
+    pub left: Option<Money>,
     /// Lines whose usage is corrected by it: what of it was too much, as it was priced.
     pub corrects: HashMap<InvoiceLineId, Corrected>,
 }
@@ -177,7 +189,7 @@ pub struct Corrected {
 pub async fn credit(app: &App, ws: &WorkspaceId, invoice: &InvoiceId, new: &NewCreditNote, actor: &str) -> Result<CreditNote, SettleError> {
     let mut tx = app.pg.begin().await?;
     let workspace = workspace::by_id(&mut tx, ws).await.map_err(BillingError::from)?.ok_or(BillingError::NotFound("workspace"))?;
-    let id = issue::ask(&mut tx, &workspace, invoice, new, actor).await?;
+    let id = ask::ask(&mut tx, &workspace, invoice, new, actor).await?;
     let at_stripe = invoices::get(&mut tx, ws, invoice).await?.and_then(|invoice| invoice.stripe_id);
     if at_stripe.is_none() {
         issue::issue(&mut tx, &workspace, &id, None).await?;

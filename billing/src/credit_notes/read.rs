@@ -27,6 +27,8 @@ struct Row {
     total_minor: i64,
     created_at: DateTime<Utc>,
     issued_at: Option<DateTime<Utc>>,
+    voiding_since: Option<DateTime<Utc>>,
+    voided_at: Option<DateTime<Utc>>,
     error: Option<String>,
     stripe_id: Option<String>,
 }
@@ -45,7 +47,7 @@ pub async fn list(
         r#"SELECT n.id AS "id: CreditNoteId", n.number, n.state AS "state: State", n.invoice_id AS "invoice: InvoiceId",
                   i.number AS "invoice_number!", n.consumer_id AS "consumer: ConsumerId", n.reason AS "reason: Reason", n.memo,
                   n.settles AS "settles: Settles", n.currency, n.subtotal_minor, n.tax_minor, n.total_minor, n.created_at, n.issued_at,
-                  n.error, n.stripe_id
+                  n.voiding_since, n.voided_at, n.error, n.stripe_id
            FROM credit_notes n JOIN invoices i ON i.id = n.invoice_id
            WHERE n.workspace_id = $1 AND ($2::text IS NULL OR n.invoice_id = $2) AND ($3::text IS NULL OR n.consumer_id = $3)
              AND ($4 = '' OR n.id < $4)
@@ -71,7 +73,7 @@ pub async fn get(conn: &mut PgConnection, ws: &WorkspaceId, id: &CreditNoteId) -
         r#"SELECT n.id AS "id: CreditNoteId", n.number, n.state AS "state: State", n.invoice_id AS "invoice: InvoiceId",
                   i.number AS "invoice_number!", n.consumer_id AS "consumer: ConsumerId", n.reason AS "reason: Reason", n.memo,
                   n.settles AS "settles: Settles", n.currency, n.subtotal_minor, n.tax_minor, n.total_minor, n.created_at, n.issued_at,
-                  n.error, n.stripe_id
+                  n.voiding_since, n.voided_at, n.error, n.stripe_id
            FROM credit_notes n JOIN invoices i ON i.id = n.invoice_id WHERE n.workspace_id = $1 AND n.id = $2"#,
         ws.as_str(),
         id.as_str()
@@ -91,10 +93,9 @@ async fn with_lines(conn: &mut PgConnection, ws: &WorkspaceId, rows: Vec<Row>) -
     .fetch_all(&mut *conn)
     .await?;
     let mut of: HashMap<InvoiceLineId, invoices::InvoiceLine> = HashMap::new();
-    for row in &rows {
-        if let Some(invoice) = invoices::get(conn, ws, &row.invoice).await? {
-            of.extend(invoice.lines.into_iter().map(|line| (line.id.clone(), line)));
-        }
+    let of_invoices: Vec<_> = rows.iter().map(|row| row.invoice.as_str().to_owned()).collect();
+    for invoice in invoices::by_ids(conn, ws, &of_invoices).await? {
+        of.extend(invoice.lines.into_iter().map(|line| (line.id.clone(), line)));
     }
     let mut notes = Vec::with_capacity(rows.len());
     for row in rows {
@@ -124,6 +125,8 @@ async fn with_lines(conn: &mut PgConnection, ws: &WorkspaceId, rows: Vec<Row>) -
             total: money(row.total_minor),
             created_at: row.created_at,
             issued_at: row.issued_at,
+            voiding_since: row.voiding_since,
+            voided_at: row.voided_at,
             error: row.error,
             stripe_id: row.stripe_id,
             lines,

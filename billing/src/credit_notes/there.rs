@@ -12,7 +12,7 @@ use stripe_billing::invoice::RetrieveInvoice;
 use stripe_client_core::StripeRequest;
 use tokio_util::sync::CancellationToken;
 
-use super::{CreditNote, Reason, Settles, issue, read};
+use super::{CreditNote, Reason, Settles, issue, read, void};
 use crate::BillingError;
 use crate::reversals::refunds;
 use crate::settle::SettleError;
@@ -25,10 +25,10 @@ use crate::stripe::view::{self, List, Tagged};
 use crate::stripe::{StripeError, settings, state};
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-const LEASE: TimeDelta = TimeDelta::seconds(60);
-const AT_ONCE: i64 = 8;
+pub(super) const LEASE: TimeDelta = TimeDelta::seconds(60);
+pub(super) const AT_ONCE: i64 = 8;
 /// The name under which our ids travel in Stripe's metadata.
-const NOTE_KEY: &str = "farebox_credit_note";
+pub(super) const NOTE_KEY: &str = "farebox_credit_note";
 const MEMO_MOST: usize = 5000;
 
 /// Carries on what waits, until `stop`.
@@ -62,7 +62,7 @@ pub async fn run_once(app: &App) -> Result<(), SettleError> {
             carry(app, &workspace, &note.id, &note.stripe_id).await?;
         }
     }
-    Ok(())
+    void::run_once(app).await
 }
 
 /// One attempt, unless another process has it in hand: issued, refused, or left for later.
@@ -179,7 +179,13 @@ async fn finish(
 }
 
 /// What the invoice is at Stripe now.
-async fn refresh(app: &App, stripe: &Stripe, workspace: &Workspace, note: &CreditNote, invoice: &str) -> Result<(), StripeError> {
+pub(super) async fn refresh(
+    app: &App,
+    stripe: &Stripe,
+    workspace: &Workspace,
+    note: &CreditNote,
+    invoice: &str,
+) -> Result<(), StripeError> {
     let there: view::Invoice = stripe.ask(RetrieveInvoice::new(invoice).build()).await?;
     let mut tx = app.pg.begin().await?;
     state::apply(&mut tx, &workspace.id, &note.invoice, &there).await?;

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::BillingError;
-use crate::credit_notes::{CreditNote, Settles};
+use crate::credit_notes::{self, CreditNote, Settles};
 use crate::invoices::{Invoice, InvoiceLine, InvoiceTax, State};
 use crate::rating::LineKind;
 use crate::rating::plan::Collect;
@@ -184,7 +184,7 @@ pub fn as_invoice(note: &CreditNote, invoice: &Invoice) -> Invoice {
     });
     Invoice {
         number: note.number.clone(),
-        state: State::Issued,
+        state: if note.state == credit_notes::State::Void { State::Void } else { State::Issued },
         subtotal: note.subtotal,
         tax: note.tax,
         total: note.total,

@@ -127,11 +127,13 @@ pub async fn of_credit_note(app: &App, workspace: &Workspace, id: &CreditNoteId,
     let invoice = invoices::get(&mut conn, &workspace.id, &note.invoice).await?.ok_or(BillingError::NotFound("invoice"))?;
     drop(conn);
     let name = format!("{}.{}", file_name(number), medium.extension());
+    let variant = if note.state == credit_notes::State::Void { "void" } else { "issued" };
     let kept = async || {
         sqlx::query_scalar!(
-            "SELECT bytes FROM credit_note_documents WHERE workspace_id = $1 AND credit_note_id = $2 AND medium = $3",
+            "SELECT bytes FROM credit_note_documents WHERE workspace_id = $1 AND credit_note_id = $2 AND variant = $3 AND medium = $4",
             workspace.id.as_str(),
             id.as_str(),
+            variant,
             medium.as_str()
         )
         .fetch_optional(&app.pg)
@@ -145,10 +147,11 @@ pub async fn of_credit_note(app: &App, workspace: &Workspace, id: &CreditNoteId,
         _ => make(credit_note_document(&note, &invoice, workspace.time_zone)?, id.as_str(), issued_at, medium).await?,
     };
     sqlx::query!(
-        "INSERT INTO credit_note_documents (credit_note_id, workspace_id, medium, bytes, made_at) VALUES ($1, $2, $3, $4, $5)
+        "INSERT INTO credit_note_documents (credit_note_id, workspace_id, variant, medium, bytes, made_at) VALUES ($1, $2, $3, $4, $5, $6)
          ON CONFLICT DO NOTHING",
         id.as_str(),
         workspace.id.as_str(),
+        variant,
         medium.as_str(),
         bytes,
         clock::now()

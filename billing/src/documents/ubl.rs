@@ -14,7 +14,7 @@ use farebox_core::period::local_date;
 
 use super::model::{Days, Document, Party, as_invoice, credit_note_document, document, is_reverse_charge};
 use crate::BillingError;
-use crate::credit_notes::CreditNote;
+use crate::credit_notes::{self, CreditNote};
 use crate::invoices::{Invoice, InvoiceLine, State};
 use crate::rating::LineKind;
 use crate::rating::plan::Collect;
@@ -46,6 +46,9 @@ pub fn ubl(invoice: &Invoice, zone: Tz) -> Result<String, BillingError> {
 
 /// A credit note in the same norm, naming the invoice that it corrects (BG-3).
 pub fn credit_note_ubl(note: &CreditNote, invoice: &Invoice, zone: Tz) -> Result<String, BillingError> {
+    if note.state == credit_notes::State::Void {
+        return Err(BillingError::conflict("no-e-invoice", "A credit note that is void is no e-invoice."));
+    }
     let document = credit_note_document(note, invoice, zone)?;
     write(&as_invoice(note, invoice), &document, &CREDIT_NOTE, zone)
 }

@@ -37,7 +37,7 @@ pub(super) async fn usage_lines(
                UNION ALL
                SELECT 1, l.id, coalesce(l.adjusts_kind, l.kind), -p.corrects_quantity, -p.corrects_minor
                FROM credit_note_lines p JOIN credit_notes n ON n.id = p.credit_note_id
-               WHERE p.invoice_line_id = l.id AND p.corrects_minor IS NOT NULL AND n.state <> 'refused'
+               WHERE p.invoice_line_id = l.id AND p.corrects_minor IS NOT NULL AND n.state NOT IN ('refused', 'void')
            ) b
            LEFT JOIN invoice_lines o ON o.id = l.adjusts LEFT JOIN invoices oi ON oi.id = o.invoice_id
            WHERE l.period_end > w.since AND b.kind IN ('usage', 'minimum', 'cap')

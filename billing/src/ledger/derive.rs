@@ -36,6 +36,7 @@ pub struct NoteFacts {
     pub id: CreditNoteId,
     pub number: String,
     pub issued_at: DateTime<Utc>,
+    pub voided_at: Option<DateTime<Utc>>,
     pub total: Money,
     pub tax: Money,
     pub lines: Vec<FactLine>,
@@ -104,7 +105,12 @@ pub struct Posting {
 pub fn journals(facts: &Facts, booked: &[Journal], zone: Tz) -> Result<Vec<Journal>, MoneyError> {
     let mut found = issue(facts, zone)?;
     for note in &facts.notes {
-        found.extend(credit_note(facts, note, zone)?);
+        let made = credit_note(facts, note, zone)?;
+        if let Some(at) = note.voided_at {
+            let name = format!("Credit note {} to invoice {}: void", note.number, facts.number);
+            found.extend(taken_back(&made, local_date(at, zone), &format!("credit_note/{}", note.id), "credit_note", &name)?);
+        }
+        found.extend(made);
     }
     match facts.fate {
         Fate::Open => {}
@@ -247,7 +253,8 @@ fn reversals(facts: &Facts, zone: Tz) -> Result<Vec<Journal>, MoneyError> {
 
 /// What was taken off before it was paid.
 fn credited(facts: &Facts, until: DateTime<Utc>) -> Result<Money, MoneyError> {
-    let open = facts.notes.iter().filter(|note| note.against == Account::Receivable && note.issued_at <= until);
+    let open = |note: &&NoteFacts| note.against == Account::Receivable && note.issued_at <= until && note.voided_at.is_none();
+    let open = facts.notes.iter().filter(open);
     Money::sum(open.map(|note| note.total), facts.currency)
 }
 
@@ -295,18 +302,27 @@ fn settlement(
     Ok(Some(journal(format!("invoice/{}/{kind}", facts.invoice), kind, on, format!("Invoice {}: {what}", facts.number), postings)))
 }
 
-/// Takes back everything that was booked: what is past on the day of the voiding, what lies ahead on its own day.
+/// Takes back everything that was booked. Money that moved stays moved.
 fn void(facts: &Facts, booked: &[Journal], on: NaiveDate) -> Result<Vec<Journal>, MoneyError> {
+    let moved = |journal: &&Journal| !matches!(journal.kind, "void" | "refund" | "dispute");
+    let name = format!("Invoice {}: void", facts.number);
+    taken_back(booked.iter().filter(moved), on, &format!("invoice/{}", facts.invoice), "void", &name)
+}
+
+/// Journals against others: what is past on the day of the voiding, what lies ahead on its own day.
+fn taken_back<'j>(
+    of: impl IntoIterator<Item = &'j Journal>,
+    on: NaiveDate,
+    key: &str,
+    kind: &'static str,
+    name: &str,
+) -> Result<Vec<Journal>, MoneyError> {
     let mut back: BTreeMap<NaiveDate, Vec<Posting>> = BTreeMap::new();
-    // Money that moved stays moved.
-    for journal in booked.iter().filter(|journal| !matches!(journal.kind, "void" | "refund" | "dispute")) {
+    for journal in of {
         let day = back.entry(journal.booked_on.max(on)).or_default();
         for posting in &journal.postings {
             day.push(Posting { amount: negated(posting.amount)?, ..posting.clone() });
         }
     }
-    let made = back.into_iter().map(|(on, postings)| {
-        journal(format!("invoice/{}/void/{on}", facts.invoice), "void", on, format!("Invoice {}: void", facts.number), postings)
-    });
-    Ok(made.collect())
+    Ok(back.into_iter().map(|(on, postings)| journal(format!("{key}/void/{on}"), kind, on, name.to_owned(), postings)).collect())
 }

@@ -2,6 +2,8 @@
 //! (payments, credit notes of every kind, refunds, disputes, write-offs, voids). After every step the books balance and every
 //! account holds what the documents say; in the end all documents together are what was rated.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use farebox_core::ids::{ConsumerId, CreditNoteId, InvoiceId, InvoiceLineId};
 use farebox_core::money::{BigDecimal, Currency, Money};
@@ -42,6 +44,8 @@ enum Deed {
         to: To,
     },
     CreditAll(To),
+    /// Of the last credit note.
+    VoidNote,
     Dispute {
         won: bool,
     },
@@ -62,6 +66,7 @@ fn deed() -> impl Strategy<Value = Deed> {
         1 => Just(Deed::Void),
         4 => (0_usize..8, 1_i64..=100, to()).prop_map(|(line, percent, to)| Deed::Credit { line, percent, to }),
         2 => to().prop_map(Deed::CreditAll),
+        2 => Just(Deed::VoidNote),
         1 => any::<bool>().prop_map(|won| Deed::Dispute { won }),
     ]
 }
@@ -71,6 +76,7 @@ struct Issued {
     invoice: Invoice,
     facts: Facts,
     credited: Credited,
+    parts: HashMap<CreditNoteId, Vec<Part>>,
     taken_over: bool,
     books: Vec<Journal>,
 }
@@ -136,7 +142,7 @@ impl Ledger {
         let mut invoice = crate::credit_notes::derive::tests::invoice(&[]);
         (invoice.id, invoice.currency, invoice.total, invoice.subtotal, invoice.tax) = (id, usd(), rated.total, rated.subtotal, rated.tax);
         invoice.lines = lines;
-        self.issued.push(Issued { invoice, facts, credited: Credited::new(), taken_over: false, books: Vec::new() });
+        self.issued.push(Issued { invoice, facts, credited: Credited::new(), parts: HashMap::new(), taken_over: false, books: Vec::new() });
     }
 
     /// What finance does about an invoice, where its state allows it.
@@ -146,7 +152,7 @@ impl Ledger {
             return;
         };
         let due =
-            own.facts.total.minor - own.facts.notes.iter().filter(|n| n.against == Account::Receivable).map(|n| n.total.minor).sum::<i64>();
+            own.facts.total.minor - notes(&own.facts).filter(|n| n.against == Account::Receivable).map(|n| n.total.minor).sum::<i64>();
         match (deed, own.facts.fate) {
             (Deed::Pay, Fate::Open) => {
                 own.facts.fate = Fate::Paid(at);
@@ -161,7 +167,9 @@ impl Ledger {
                 own.facts.fate = Fate::Uncollectible(at);
                 self.given_up += due;
             }
-            (Deed::Void, Fate::Open) if own.facts.notes.is_empty() && !own.invoice.lines.iter().any(|l| l.kind == LineKind::Carried) => {
+            (Deed::Void, Fate::Open)
+                if notes(&own.facts).next().is_none() && !own.invoice.lines.iter().any(|l| l.kind == LineKind::Carried) =>
+            {
                 own.facts.fate = Fate::Void(at);
                 self.balance -= own.invoice.lines.iter().filter(|l| l.kind == LineKind::Credit).map(|l| l.amount.minor).sum::<i64>();
             }
@@ -187,6 +195,14 @@ impl Ledger {
                     self.credit(of % count, parts, *to, at);
                 }
             }
+            (Deed::VoidNote, Fate::Open) => {
+                let Some(note) = own.facts.notes.iter_mut().rev().find(|note| note.voided_at.is_none()) else { return };
+                note.voided_at = Some(at);
+                for part in own.parts.remove(&note.id).expect("its parts") {
+                    let entry = own.credited.get_mut(&part.line).expect("was credited");
+                    *entry = (money(entry.0.minor - part.amount.minor), money(entry.1.minor - part.tax.minor));
+                }
+            }
             (Deed::CreditAll(to), Fate::Open | Fate::Paid(_)) => {
                 let parts = whole(&own.invoice, &own.credited).expect("the rest");
                 self.credit(of % count, parts, *to, at);
@@ -199,7 +215,7 @@ impl Ledger {
     fn credit(&mut self, of: usize, parts: Vec<Part>, to: To, at: DateTime<Utc>) {
         let own = &mut self.issued[of];
         let sums = sums(&parts, usd()).expect("sums");
-        let before: i64 = own.facts.notes.iter().map(|note| note.total.minor).sum();
+        let before: i64 = notes(&own.facts).map(|note| note.total.minor).sum();
         if sums.total.minor <= 0 || sums.total.minor > own.facts.total.minor - before {
             return;
         }
@@ -241,8 +257,9 @@ impl Ledger {
             *entry = (money(entry.0.minor + part.amount.minor), money(entry.1.minor + part.tax.minor));
         }
         let number = format!("CN{}", own.facts.notes.len());
-        own.facts.notes.push(NoteFacts { id, number, issued_at: at, total: sums.total, tax: sums.tax, lines, against });
-        let open: i64 = own.facts.notes.iter().filter(|note| note.against == Account::Receivable).map(|note| note.total.minor).sum();
+        own.parts.insert(id.clone(), parts);
+        own.facts.notes.push(NoteFacts { id, number, issued_at: at, voided_at: None, total: sums.total, tax: sums.tax, lines, against });
+        let open: i64 = notes(&own.facts).filter(|note| note.against == Account::Receivable).map(|note| note.total.minor).sum();
         if own.facts.fate == Fate::Open && open == own.facts.total.minor {
             own.facts.fate = Fate::Paid(at);
         }
@@ -272,12 +289,12 @@ impl Ledger {
         let live = || self.issued.iter().filter(|own| !matches!(own.facts.fate, Fate::Void(_)));
         let receivable: i64 = live()
             .filter(|own| open(&own.facts) && own.facts.total.minor > 0)
-            .map(|own| own.facts.total.minor - own.facts.notes.iter().map(|note| note.total.minor).sum::<i64>())
+            .map(|own| own.facts.total.minor - notes(&own.facts).map(|note| note.total.minor).sum::<i64>())
             .sum();
         let owed: i64 = live().filter(|own| open(&own.facts) && own.facts.total.minor < 0).map(|own| own.facts.total.minor).sum();
         let net = |lines: &[FactLine]| lines.iter().filter(|line| line.settles.is_none()).map(|line| line.net.minor).sum::<i64>();
-        let sold: i64 = live().map(|own| net(&own.facts.lines) - own.facts.notes.iter().map(|note| net(&note.lines)).sum::<i64>()).sum();
-        let tax: i64 = live().map(|own| own.facts.tax.minor - own.facts.notes.iter().map(|note| note.tax.minor).sum::<i64>()).sum();
+        let sold: i64 = live().map(|own| net(&own.facts.lines) - notes(&own.facts).map(|note| net(&note.lines)).sum::<i64>()).sum();
+        let tax: i64 = live().map(|own| own.facts.tax.minor - notes(&own.facts).map(|note| note.tax.minor).sum::<i64>()).sum();
         let books = [
             self.account(Account::Receivable),
             self.account(Account::CustomerCredit),
@@ -290,6 +307,11 @@ impl Ledger {
         prop_assert_eq!(books, [receivable, owed - self.balance, -sold, -tax, self.cash, self.given_up, 0]);
         Ok(())
     }
+}
+
+/// Those that hold.
+fn notes(facts: &Facts) -> impl Iterator<Item = &NoteFacts> {
+    facts.notes.iter().filter(|note| note.voided_at.is_none())
 }
 
 fn open(facts: &Facts) -> bool {

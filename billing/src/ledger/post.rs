@@ -199,6 +199,7 @@ async fn notes(
             id: note.id,
             number,
             issued_at,
+            voided_at: note.voided_at,
             total: note.total,
             tax: note.tax,
             against: match note.settles {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use farebox_core::ids::{ConsumerId, CreditNoteId, InvoiceId, InvoiceLineId};
 use farebox_core::money::{Currency, Money};
-use farebox_core::period::Period;
+use farebox_core::period::{Period, local_date};
 use proptest::prelude::*;
 
 use super::Account;
@@ -131,7 +131,16 @@ fn note(facts: &Facts, percent: i64, minutes: i64, against: Account) -> NoteFact
         .collect();
     let tax = share(facts.tax.minor);
     let total = Money::new(lines.iter().map(|line| line.net.minor).sum::<i64>() + tax.minor, eur());
-    NoteFacts { id: CreditNoteId::new(), number: format!("CN-{percent}"), issued_at: at(minutes), total, tax, lines, against }
+    NoteFacts {
+        id: CreditNoteId::new(),
+        number: format!("CN-{percent}"),
+        issued_at: at(minutes),
+        voided_at: None,
+        total,
+        tax,
+        lines,
+        against,
+    }
 }
 
 /// The rest of what `earlier` left.
@@ -187,6 +196,34 @@ proptest! {
                 // Two documents round the months of a line apart from it, by a unit each.
                 let lines = i64::try_from(facts.lines.len()).expect("few");
                 prop_assert!(of(Account::Revenue) <= 2 * lines && of(Account::DeferredRevenue) <= 2 * lines, "{day}: {sums:?}");
+            }
+        }
+    }
+
+    /// A credit note that is voided while its invoice is open: from then on every day's balances are as if it had never been, and
+    /// the invoice can be paid whole or voided itself.
+    #[test]
+    fn a_voided_note_never_was(
+        facts in invoices(), percent in 0_i64..=100, first in 0_i64..300_000, second in 0_i64..300_000, pays in any::<bool>(),
+    ) {
+        let plain = Facts { carried: false, ..facts };
+        prop_assume!(plain.total.minor > 0);
+        let fate = if pays { Fate::Paid(at(first + second + 10)) } else { Fate::Void(at(first + second + 10)) };
+        let (mut without, mut with) = (Vec::new(), Vec::new());
+        let mut credited = plain.clone();
+        credited.notes.push(note(&plain, percent, first, Account::Receivable));
+        add(&mut without, &plain)?;
+        add(&mut with, &credited)?;
+        credited.notes[0].voided_at = Some(at(first + second));
+        add(&mut with, &credited)?;
+        for end in [false, true] {
+            if end {
+                add(&mut without, &Facts { fate, ..plain.clone() })?;
+                add(&mut with, &Facts { fate, ..credited.clone() })?;
+            }
+            let days = with.iter().map(|journal| journal.booked_on).filter(|day| *day > local_date(at(first + second), ZONE));
+            for day in days.map(Some).chain([None]) {
+                prop_assert_eq!(balances(&with, day), balances(&without, day), "{:?}", day);
             }
         }
     }

@@ -19,6 +19,7 @@ use super::error::StripeError;
 use super::verdict::backoff;
 use super::view::Invoice;
 use super::{settings, state};
+use crate::credit_notes;
 use crate::reversals::{disputes, refunds};
 
 const AT_ONCE: i64 = 32;
@@ -27,7 +28,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(300);
 const MOST_ATTEMPTS: i32 = 20;
 
 /// What we listen for. Not `invoice.finalized`: that is our own doing, and recorded by the push.
-pub const KINDS: [&str; 17] = [
+pub const KINDS: [&str; 18] = [
     "invoice.paid",
     "invoice.payment_failed",
     "invoice.payment_action_required",
@@ -40,6 +41,7 @@ pub const KINDS: [&str; 17] = [
     "refund.created",
     "refund.updated",
     "refund.failed",
+    "credit_note.voided",
     "charge.dispute.created",
     "charge.dispute.updated",
     "charge.dispute.closed",
@@ -76,6 +78,7 @@ enum About {
     SetupIntent,
     PaymentMethod,
     Refund,
+    CreditNote,
     Dispute,
 }
 
@@ -89,6 +92,7 @@ fn about(kind: &str) -> Option<About> {
         Some("setup_intent") => Some(About::SetupIntent),
         Some("payment_method") => Some(About::PaymentMethod),
         Some("refund") => Some(About::Refund),
+        Some("credit_note") => Some(About::CreditNote),
         Some("charge") => Some(About::Dispute),
         _ => None,
     }
@@ -231,6 +235,7 @@ async fn apply(app: &App, workspace: &WorkspaceId, about: About, object: &str) -
         About::SetupIntent => checkout::apply_setup_intent(app, &stripe, workspace, object).await,
         About::PaymentMethod => checkout::apply_attached(app, &stripe, workspace, object).await,
         About::Refund => refunds::apply(app, &stripe, workspace, object).await,
+        About::CreditNote => credit_notes::apply(app, &stripe, workspace, object).await,
         About::Dispute => disputes::apply(app, &stripe, workspace, object).await,
     }
 }

@@ -17,8 +17,8 @@ use crate::faults;
 
 const KEY_LIFE: TimeDelta = TimeDelta::hours(23);
 
-/// The steps of a push, in order; `Discard` is what happens instead of `Finalize` when totals differ. A credit note and a
-/// test clock are steps of their own.
+/// The steps of a push, in order; `Discard` is what happens instead of `Finalize` when totals differ. A credit note, its
+/// voiding and a test clock are steps of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     Customer,
@@ -27,6 +27,7 @@ pub enum Step {
     Finalize,
     Discard,
     CreditNote,
+    VoidCreditNote,
     TestClock,
 }
 
@@ -39,6 +40,7 @@ impl Step {
             Self::Finalize => "finalize",
             Self::Discard => "discard",
             Self::CreditNote => "credit_note",
+            Self::VoidCreditNote => "void_credit_note",
             Self::TestClock => "test_clock",
         }
     }

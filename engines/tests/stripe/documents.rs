@@ -50,6 +50,9 @@ async fn credit_notes_before_and_after_payment() {
 
     let paid = api.post(&format!("{path}/pay"), &[]).await.ok();
     assert_eq!((&paid["status"], &paid["amount_paid"]), (&json!("paid"), &json!(6000)));
+    let void = |note: &serde_json::Value| format!("/v1/credit_notes/{}/void", note["id"].as_str().unwrap());
+    let paid_meanwhile = (400, "invoice_not_editable", "");
+    assert_eq!(api.post(&void(&note), &[]).await.refusal(), paid_meanwhile, "what let less be paid stays once it is paid");
     let short = api.post("/v1/credit_notes", &[("invoice", id), ("amount", "3000"), ("refund_amount", "1000")]).await;
     assert_eq!(short.refusal(), (400, "", "credit_amount"));
     let form = [
@@ -64,6 +67,7 @@ async fn credit_notes_before_and_after_payment() {
     ];
     let note = api.post("/v1/credit_notes", &form).await.ok();
     assert_eq!((&note["type"], &note["lines"]["data"][0]["description"]), (&json!("post_payment"), &json!("Outage")));
+    assert_eq!(api.post(&void(&note), &[]).await.refusal(), paid_meanwhile);
     assert_eq!(api.get(&format!("/v1/customers/{customer}")).await.ok()["balance"], -1500);
     let refunds = api.get("/v1/refunds").await.ok();
     assert_eq!(refunds["data"][0]["amount"], 1000);
@@ -83,7 +87,9 @@ async fn a_credit_note_over_all_that_remains_closes_the_invoice() {
     let id = invoice["id"].as_str().unwrap();
     let path = format!("/v1/invoices/{id}");
     let note = api.post("/v1/credit_notes", &[("invoice", id), ("amount", "1000")]).await.ok();
-    api.post(&format!("/v1/credit_notes/{}/void", note["id"].as_str().unwrap()), &[]).await.ok();
+    let void = format!("/v1/credit_notes/{}/void", note["id"].as_str().unwrap());
+    assert_eq!(api.post(&void, &[]).await.ok()["status"], "void");
+    assert_eq!(api.post(&void, &[]).await.refusal(), (400, "invoice_not_editable", ""), "once");
     assert_eq!(api.get(&path).await.ok()["amount_remaining"], 2500);
     let line = invoice["lines"]["data"][0]["id"].as_str().unwrap();
     let form = [("invoice", id), ("lines[0][type]", "invoice_line_item"), ("lines[0][invoice_line_item]", line)];
