@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bigdecimal::BigDecimal;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use farebox_billing::{invoices, ledger};
 use farebox_core::auth::Scope;
 use farebox_core::event::{AnsweredBy, REQUEST, RequestData, SpecVersion, UsageEvent};
@@ -14,7 +14,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use crate::harness::Suite;
+use crate::harness::{Suite, eventually};
 use crate::tenant::Tenant;
 
 /// A name that a spreadsheet would run, and markup that a browser would.
@@ -114,7 +114,7 @@ fn parsed(text: &str) -> Vec<BTreeMap<String, String>> {
     reader.records().map(|row| head.iter().map(str::to_owned).zip(row.expect("a row").iter().map(str::to_owned)).collect()).collect()
 }
 
-fn decimal(text: &str) -> BigDecimal {
+pub fn decimal(text: &str) -> BigDecimal {
     text.parse().expect("a decimal")
 }
 
@@ -137,7 +137,7 @@ fn added(rows: &[BTreeMap<String, String>], group: &str, columns: &[&str]) -> Va
     shown.collect()
 }
 
-async fn export(tenant: &Tenant, report: &str, query: &str) -> (Value, Vec<u8>) {
+pub async fn export(tenant: &Tenant, report: &str, query: &str) -> (Value, Vec<u8>) {
     let answer = tenant.call(Method::GET, &format!("/api/v1/exports/{report}?{query}")).send().await.expect("an answer");
     let status = answer.status();
     let manifest = answer.headers().get("x-farebox-manifest").and_then(|value| value.to_str().ok()).unwrap_or("null").to_owned();
@@ -419,37 +419,43 @@ pub async fn invoices_are_settled_by_hand(suite: &Suite) {
     assert_eq!(cash["sums"]["debit"], json!("179.55"));
 }
 
-/// What accounting systems import has the amounts of the invoices, by the names that were set for it.
-pub async fn accounting_systems_get_their_files(suite: &Suite) {
+/// Prepaid credits are revenue when they are used and when they expire, in the reports as in the books: by line kind, and in the
+/// month they were bought in.
+pub async fn prepaid_credits_are_earned(suite: &Suite) {
     let tenant = closed(suite).await;
-    let codes =
-        json!({ "account": "4000", "accounts": { "usage": "4100" }, "taxes": { "VAT 19": "19% USt" }, "untaxed": "0%", "item": "API" });
-    let set = tenant.call(Method::PUT, "/api/v1/accounting-codes/xero").json(&codes).send().await.expect("an answer");
-    assert_eq!(set.status(), StatusCode::OK);
-    let all = "from=2026-01-01&to=2027-01-01";
-    let (_, xero) = rows(&tenant, "xero", all).await;
-    let first = xero.iter().find(|row| row["*UnitAmount"] == "2.63").expect("September's usage");
-    let shown =
-        ["*ContactName", "*InvoiceDate", "*Quantity", "*AccountCode", "*TaxType", "TaxAmount", "Currency"].map(|name| first[name].as_str());
-    let today = clock::now().with_timezone(&chrono_tz::Europe::Berlin).format("%d/%m/%Y").to_string();
-    assert_eq!(shown, ["initech", today.as_str(), "1", "4100", "19% USt", "0.50", "EUR"]);
-    for (report, amount, tax) in
-        [("xero", "*UnitAmount", "TaxAmount"), ("quickbooks", "*ItemAmount", "ItemTaxAmount"), ("netsuite", "Amount", "Tax Amount")]
-    {
-        let (_, found) = rows(&tenant, report, all).await;
-        let sum = |column: &str| found.iter().map(|row| decimal(&row[column])).sum::<BigDecimal>();
-        assert_eq!((sum(amount), sum(tax)), (decimal("203.88"), decimal("38.74")), "{report}");
-    }
-    let (_, focus) = rows(&tenant, "focus", all).await;
-    let mut by_invoice: BTreeMap<String, BigDecimal> = BTreeMap::new();
-    for charge in &focus {
-        *by_invoice.entry(charge["InvoiceId"].clone()).or_default() += decimal(&charge["BilledCost"]);
-    }
-    for invoice in issued(&tenant, "initech").await {
-        let number = invoice["number"].as_str().expect("a number");
-        assert_eq!(by_invoice[number], decimal(invoice["total"].as_str().expect("a decimal")), "charges add up to the invoice");
-    }
-    std::fs::write(suite.data.join("focus.csv"), export(&tenant, "focus", all).await.1).expect("written");
-    let parquet = tenant.call(Method::GET, &format!("/api/v1/exports/xero?{all}&format=parquet")).send().await.expect("an answer");
-    assert_eq!(parquet.status(), StatusCode::UNPROCESSABLE_ENTITY);
+    let invoice = issued(&tenant, "initech").await.remove(0);
+    let bought = json!({
+        "consumer": invoice["consumer"], "name": "Bought", "kind": "paid", "amount": "100.00", "currency": "EUR",
+        "expires_at": clock::now() + TimeDelta::seconds(3),
+    });
+    let made = tenant.call(Method::POST, "/api/v1/credits").json(&bought).send().await.expect("an answer");
+    assert_eq!(made.status(), StatusCode::CREATED);
+    let grant: Value = made.json().await.expect("JSON");
+    let sql = "INSERT INTO credit_entries (workspace_id, grant_id, from_account, to_account, amount_minor, invoice_id, at)
+               VALUES ($1, $2, 'balance', 'used', 3000, $3, now())";
+    let used = sqlx::query(sql).bind(tenant.workspace.id.as_str()).bind(grant["id"].as_str()).bind(invoice["id"].as_str());
+    used.execute(&suite.app.pg).await.expect("used");
+    let wide = "from=2026-01-01&to=2028-01-01";
+    // A close lets expire what is past.
+    let prepaid = eventually("the rest expires", std::time::Duration::from_secs(60), || async {
+        let closed = tenant.call(Method::POST, "/api/v1/close").json(&json!({ "period": "2026-10" })).send().await.expect("an answer");
+        assert_eq!(closed.status(), StatusCode::OK);
+        let (manifest, found) = rows(&tenant, "revenue", wide).await;
+        assert_eq!(manifest["totals"], added(&found, "line_kind", &["revenue"]));
+        let prepaid: Vec<_> = found.into_iter().filter(|row| row["line_kind"] == "prepaid").collect();
+        (prepaid.len() == 2).then_some(prepaid)
+    })
+    .await;
+    let shown: Vec<_> = prepaid.iter().map(|row| (row["name"].as_str(), row["invoice"].as_str(), row["revenue"].as_str())).collect();
+    let id = invoice["id"].as_str().expect("an id");
+    assert_eq!(shown, [("Bought: balance to used", id, "30.00"), ("Bought: balance to expired", "", "70.00")]);
+    let (manifest, found) = rows(&tenant, "waterfall", wide).await;
+    assert_eq!(manifest["totals"], added(&found, "state", &["revenue"]));
+    let today = clock::now().with_timezone(&chrono_tz::Europe::Berlin).format("%Y-%m-01").to_string();
+    let prepaid: Vec<_> = found.iter().filter(|row| row["source"] == "prepaid").collect();
+    assert_eq!(prepaid.len(), 1);
+    let shown = ["issued_month", "earned_month", "state", "documents", "revenue"].map(|name| prepaid[0][name].as_str());
+    assert_eq!(shown, [today.as_str(), &today, "earned", "1", "100.00"]);
+    let sum = found.iter().map(|row| decimal(&row["revenue"])).sum::<BigDecimal>();
+    assert_eq!(sum, decimal("303.88"), "everything that was earned, once");
 }

@@ -3,16 +3,25 @@
 
 use bigdecimal::BigDecimal;
 use farebox_core::money::Money;
-use futures::StreamExt;
-use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
 use sqlx::PgConnection;
 
 use super::manifest::Total;
 use super::scope::{Scope, currency};
-use super::table::{Column, Kind, Row, column, group, sum, text};
+use super::table::{Column, Kind, column, group, sum, text};
+use super::{Report, Rows, Source};
 use crate::BillingError;
 
-pub const COLUMNS: &[Column] = &[
+pub const REPORT: Report = Report {
+    name: "ageing",
+    about: "receivables at the end of the period, by how long they have been due",
+    source: Source::Ledger,
+    columns: COLUMNS,
+    rows,
+    totals: |conn, scope| totals(conn, scope).boxed(),
+};
+
+const COLUMNS: &[Column] = &[
     text("invoice"),
     text("number"),
     text("consumer"),
@@ -25,7 +34,7 @@ pub const COLUMNS: &[Column] = &[
     sum("open"),
 ];
 
-pub fn rows<'c>(conn: &'c mut PgConnection, scope: &Scope) -> BoxStream<'c, Result<Row, BillingError>> {
+fn rows<'c>(conn: &'c mut PgConnection, scope: &Scope) -> Rows<'c> {
     let (first, next) = scope.days();
     let found = sqlx::query!(
         r#"WITH open AS (
@@ -69,7 +78,7 @@ pub fn rows<'c>(conn: &'c mut PgConnection, scope: &Scope) -> BoxStream<'c, Resu
         .boxed()
 }
 
-pub async fn totals(conn: &mut PgConnection, scope: &Scope) -> Result<Vec<Total>, BillingError> {
+async fn totals(conn: &mut PgConnection, scope: &Scope) -> Result<Vec<Total>, BillingError> {
     let (first, next) = scope.days();
     let found = sqlx::query!(
         r#"WITH open AS (
@@ -91,6 +100,5 @@ pub async fn totals(conn: &mut PgConnection, scope: &Scope) -> Result<Vec<Total>
     )
     .fetch_all(conn)
     .await?;
-    let row = |currency, bucket, rows, sum| Total::from_minor(currency, bucket, rows, [("open", sum)]);
-    found.into_iter().map(|found| Ok(row(currency(&found.currency)?, found.bucket, found.rows, found.open))).collect()
+    found.into_iter().map(|row| Total::from_minor(&row.currency, row.bucket, row.rows, [("open", row.open)])).collect()
 }

@@ -9,7 +9,6 @@ use farebox_core::money::plain;
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
-use super::Report;
 use crate::BillingError;
 
 const MOST: usize = 200;
@@ -33,8 +32,8 @@ pub struct Codes {
 }
 
 impl Codes {
-    fn of_system(system: Report) -> Self {
-        let untaxed = if system == Report::Quickbooks { "NON" } else { "Tax Exempt" };
+    fn of_system(system: &str) -> Self {
+        let untaxed = if system == "quickbooks" { "NON" } else { "Tax Exempt" };
         Self {
             account: "200".to_owned(),
             accounts: BTreeMap::new(),
@@ -67,24 +66,23 @@ impl Codes {
 }
 
 /// The workspace's own, or what a fresh company of that system has.
-pub async fn codes(conn: &mut PgConnection, ws: &WorkspaceId, system: Report) -> Result<Codes, BillingError> {
-    let found =
-        sqlx::query_scalar!("SELECT codes FROM accounting_codes WHERE workspace_id = $1 AND system = $2", ws.as_str(), system.as_str())
-            .fetch_optional(conn)
-            .await?;
+pub async fn codes(conn: &mut PgConnection, ws: &WorkspaceId, system: &str) -> Result<Codes, BillingError> {
+    let found = sqlx::query_scalar!("SELECT codes FROM accounting_codes WHERE workspace_id = $1 AND system = $2", ws.as_str(), system)
+        .fetch_optional(conn)
+        .await?;
     match found {
         None => Ok(Codes::of_system(system)),
         Some(json) => serde_json::from_value(json).map_err(|e| BillingError::unreadable("accounting codes", e)),
     }
 }
 
-pub async fn set_codes(conn: &mut PgConnection, ws: &WorkspaceId, system: Report, codes: &Codes) -> Result<(), BillingError> {
+pub async fn set_codes(conn: &mut PgConnection, ws: &WorkspaceId, system: &str, codes: &Codes) -> Result<(), BillingError> {
     codes.check()?;
     sqlx::query!(
         "INSERT INTO accounting_codes (workspace_id, system, codes, updated_at) VALUES ($1, $2, $3, $4)
          ON CONFLICT (workspace_id, system) DO UPDATE SET codes = $3, updated_at = $4",
         ws.as_str(),
-        system.as_str(),
+        system,
         serde_json::to_value(codes).map_err(|e| BillingError::unreadable("accounting codes", e))?,
         clock::now()
     )

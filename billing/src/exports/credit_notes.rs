@@ -2,16 +2,25 @@
 
 use bigdecimal::BigDecimal;
 use farebox_core::money::Money;
-use futures::StreamExt;
-use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
 use sqlx::PgConnection;
 
 use super::manifest::Total;
 use super::scope::{Scope, currency};
-use super::table::{Column, Kind, Row, Value, column, group, sum, text};
+use super::table::{Column, Kind, Value, column, group, sum, text};
+use super::{Report, Rows, Source};
 use crate::BillingError;
 
-pub const COLUMNS: &[Column] = &[
+pub const REPORT: Report = Report {
+    name: "credit-notes",
+    about: "lines of credit notes, each with the invoice that it corrects",
+    source: Source::Documents,
+    columns: COLUMNS,
+    rows,
+    totals: |conn, scope| totals(conn, scope).boxed(),
+};
+
+const COLUMNS: &[Column] = &[
     text("credit_note"),
     text("number"),
     column("issued_on", Kind::Date),
@@ -37,7 +46,7 @@ pub const COLUMNS: &[Column] = &[
     text("stripe_id"),
 ];
 
-pub fn rows<'c>(conn: &'c mut PgConnection, scope: &Scope) -> BoxStream<'c, Result<Row, BillingError>> {
+fn rows<'c>(conn: &'c mut PgConnection, scope: &Scope) -> Rows<'c> {
     let found = sqlx::query!(
         r#"SELECT n.id, n.number AS "number!", n.issued_at AS "issued_at!", n.invoice_id, i.number AS "invoice_number!", n.consumer_id,
                   i.buyer->>'name' AS consumer_name, n.reason, n.memo, n.settles, l.id AS line, l.kind, l.name, l.price, l.meter,
@@ -87,7 +96,7 @@ pub fn rows<'c>(conn: &'c mut PgConnection, scope: &Scope) -> BoxStream<'c, Resu
         .boxed()
 }
 
-pub async fn totals(conn: &mut PgConnection, scope: &Scope) -> Result<Vec<Total>, BillingError> {
+async fn totals(conn: &mut PgConnection, scope: &Scope) -> Result<Vec<Total>, BillingError> {
     let found = sqlx::query!(
         r#"SELECT n.currency, n.settles, count(*) AS "rows!", sum(p.tax_minor) AS "tax!: BigDecimal",
                   sum(p.amount_minor - CASE WHEN l.tax_inclusive THEN p.tax_minor ELSE 0 END) AS "net!: BigDecimal"
@@ -100,8 +109,5 @@ pub async fn totals(conn: &mut PgConnection, scope: &Scope) -> Result<Vec<Total>
     )
     .fetch_all(conn)
     .await?;
-    found
-        .into_iter()
-        .map(|row| Ok(Total::from_minor(currency(&row.currency)?, row.settles, row.rows, [("net", row.net), ("tax", row.tax)])))
-        .collect()
+    found.into_iter().map(|row| Total::from_minor(&row.currency, row.settles, row.rows, [("net", row.net), ("tax", row.tax)])).collect()
 }

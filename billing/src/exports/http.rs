@@ -11,7 +11,7 @@ use utoipa_axum::routes;
 
 use super::codes::{self, Codes};
 use super::scope::Params;
-use super::{Format, Manifest, Report, stream};
+use super::{ALL, Format, Manifest, Report, stream};
 
 pub fn router(app: &App) -> OpenApiRouter {
     OpenApiRouter::new().routes(routes!(list)).routes(routes!(get)).routes(routes!(get_codes, put_codes)).with_state(app.clone())
@@ -28,7 +28,7 @@ struct Offered {
 #[utoipa::path(get, path = "/api/v1/exports", tag = "exports", responses((status = 200, body = Vec<Offered>)))]
 async fn list(Caller(caller): Caller) -> Result<axum::Json<Vec<Offered>>, Problem> {
     caller.require(Right::Finance)?;
-    let offered = Report::ALL.map(|report| Offered { name: report.as_str(), about: report.about(), formats: report.formats().to_vec() });
+    let offered = ALL.map(|report| Offered { name: report.name, about: report.about, formats: report.formats().to_vec() });
     Ok(axum::Json(offered.into()))
 }
 
@@ -47,23 +47,24 @@ async fn get(
     Query(params): Query<Params>,
 ) -> Result<Response, Problem> {
     caller.require(Right::Finance)?;
-    let Some(report) = Report::parse(&report) else {
-        let names = Report::ALL.map(Report::as_str).join(", ");
+    let Some(report) = Report::find(&report) else {
+        let names = ALL.map(|report| report.name).join(", ");
         return Err(Problem::invalid_field("report", format!("must be one of {names}")));
     };
     let mut conn = app.pg.acquire().await?;
     let workspace = workspace::by_id(&mut conn, &caller.workspace).await.map_err(|e| Problem::internal(&e))?;
     let workspace = workspace.ok_or_else(|| Problem::not_found("workspace"))?;
-    let (id, target) = (workspace.id.clone(), report.as_str());
+    let (id, target) = (workspace.id.clone(), report.name);
     let response = stream::respond(&app, workspace, report, &params).await?;
     let detail = json!({ "from": params.from, "to": params.to, "format": params.format });
     audit_log::record(&mut conn, &id, caller.token.as_str(), "export.read", target, &detail).await?;
     Ok(response)
 }
 
-fn system(name: &str) -> Result<Report, Problem> {
-    Report::parse(name)
-        .filter(|report| report.is_of_accounting())
+fn system(name: &str) -> Result<&'static str, Problem> {
+    ALL.into_iter()
+        .filter_map(Report::system)
+        .find(|system| *system == name)
         .ok_or_else(|| Problem::invalid_field("system", "must be xero, quickbooks or netsuite"))
 }
 
@@ -93,7 +94,7 @@ async fn put_codes(
     let mut tx = app.pg.begin().await?;
     codes::set_codes(&mut tx, &caller.workspace, system, &new).await?;
     let detail = serde_json::to_value(&new).map_err(|e| Problem::internal(&e))?;
-    audit_log::record(&mut tx, &caller.workspace, caller.token.as_str(), "accounting_codes.set", system.as_str(), &detail).await?;
+    audit_log::record(&mut tx, &caller.workspace, caller.token.as_str(), "accounting_codes.set", system, &detail).await?;
     tx.commit().await?;
     Ok(axum::Json(new))
 }

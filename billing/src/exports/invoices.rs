@@ -2,16 +2,25 @@
 
 use bigdecimal::BigDecimal;
 use farebox_core::money::Money;
-use futures::StreamExt;
-use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
 use sqlx::PgConnection;
 
 use super::manifest::Total;
 use super::scope::{Scope, currency};
-use super::table::{Column, Kind, Row, Value, column, group, sum, text};
+use super::table::{Column, Kind, Value, column, group, sum, text};
+use super::{Report, Rows, Source};
 use crate::BillingError;
 
-pub const COLUMNS: &[Column] = &[
+pub const REPORT: Report = Report {
+    name: "invoices",
+    about: "issued invoices, one a row, with who owes what",
+    source: Source::Documents,
+    columns: COLUMNS,
+    rows,
+    totals: |conn, scope| totals(conn, scope).boxed(),
+};
+
+const COLUMNS: &[Column] = &[
     text("invoice"),
     text("number"),
     group("state"),
@@ -38,7 +47,7 @@ pub const COLUMNS: &[Column] = &[
     text("stripe_id"),
 ];
 
-pub fn rows<'c>(conn: &'c mut PgConnection, scope: &Scope) -> BoxStream<'c, Result<Row, BillingError>> {
+fn rows<'c>(conn: &'c mut PgConnection, scope: &Scope) -> Rows<'c> {
     let found = sqlx::query!(
         r#"SELECT id, number AS "number!", state, kind, consumer_id, buyer->>'name' AS consumer_name,
                   coalesce(buyer->>'country', buyer->'address'->>'country') AS country, buyer->>'tax_id' AS tax_id,
@@ -91,7 +100,7 @@ pub fn rows<'c>(conn: &'c mut PgConnection, scope: &Scope) -> BoxStream<'c, Resu
         .boxed()
 }
 
-pub async fn totals(conn: &mut PgConnection, scope: &Scope) -> Result<Vec<Total>, BillingError> {
+async fn totals(conn: &mut PgConnection, scope: &Scope) -> Result<Vec<Total>, BillingError> {
     let found = sqlx::query!(
         r#"SELECT currency, state, count(*) AS "rows!", sum(subtotal_minor) AS "subtotal!: BigDecimal", sum(tax_minor) AS "tax!: BigDecimal",
                   sum(total_minor) AS "total!: BigDecimal",
@@ -111,7 +120,7 @@ pub async fn totals(conn: &mut PgConnection, scope: &Scope) -> Result<Vec<Total>
         .into_iter()
         .map(|row| {
             let sums = [("subtotal", row.subtotal), ("tax", row.tax), ("total", row.total), ("open", row.open)];
-            Ok(Total::from_minor(currency(&row.currency)?, row.state, row.rows, sums))
+            Total::from_minor(&row.currency, row.state, row.rows, sums)
         })
         .collect()
 }

@@ -2,16 +2,25 @@
 
 use bigdecimal::BigDecimal;
 use farebox_core::money::Money;
-use futures::StreamExt;
-use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
 use sqlx::PgConnection;
 
 use super::manifest::Total;
 use super::scope::{Scope, currency};
-use super::table::{Column, Kind, Row, Value, column, group, sum, text};
+use super::table::{Column, Kind, Value, column, group, sum, text};
+use super::{Report, Rows, Source};
 use crate::BillingError;
 
-pub const COLUMNS: &[Column] = &[
+pub const REPORT: Report = Report {
+    name: "journal",
+    about: "postings of the revenue ledger, by the day they are booked on",
+    source: Source::Ledger,
+    columns: COLUMNS,
+    rows,
+    totals: |conn, scope| totals(conn, scope).boxed(),
+};
+
+const COLUMNS: &[Column] = &[
     column("journal", Kind::Integer),
     column("booked_on", Kind::Date),
     text("kind"),
@@ -27,7 +36,7 @@ pub const COLUMNS: &[Column] = &[
     column("recorded_at", Kind::Instant),
 ];
 
-pub fn rows<'c>(conn: &'c mut PgConnection, scope: &Scope) -> BoxStream<'c, Result<Row, BillingError>> {
+fn rows<'c>(conn: &'c mut PgConnection, scope: &Scope) -> Rows<'c> {
     let (first, next) = scope.days();
     sqlx::query!(
         r#"SELECT j.id, j.booked_on, j.kind, j.description, p.account, p.currency, p.amount_minor, j.consumer_id, p.invoice_id, p.line_id, j.key,
@@ -64,7 +73,7 @@ pub fn rows<'c>(conn: &'c mut PgConnection, scope: &Scope) -> BoxStream<'c, Resu
     .boxed()
 }
 
-pub async fn totals(conn: &mut PgConnection, scope: &Scope) -> Result<Vec<Total>, BillingError> {
+async fn totals(conn: &mut PgConnection, scope: &Scope) -> Result<Vec<Total>, BillingError> {
     let (first, next) = scope.days();
     let found = sqlx::query!(
         r#"SELECT p.currency, p.account, count(*) AS "rows!", coalesce(sum(p.amount_minor) FILTER (WHERE p.amount_minor > 0), 0) AS "debit!: BigDecimal",
@@ -78,9 +87,8 @@ pub async fn totals(conn: &mut PgConnection, scope: &Scope) -> Result<Vec<Total>
     )
     .fetch_all(conn)
     .await?;
-    let total = |row: &_| currency(row);
-    found
+    let total = found
         .into_iter()
-        .map(|row| Ok(Total::from_minor(total(&row.currency)?, row.account, row.rows, [("debit", row.debit), ("credit", row.credit)])))
-        .collect()
+        .map(|row| Total::from_minor(&row.currency, row.account, row.rows, [("debit", row.debit), ("credit", row.credit)]));
+    total.collect()
 }

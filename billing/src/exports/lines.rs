@@ -2,16 +2,25 @@
 
 use bigdecimal::BigDecimal;
 use farebox_core::money::Money;
-use futures::StreamExt;
-use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
 use sqlx::PgConnection;
 
 use super::manifest::Total;
 use super::scope::{Scope, currency};
-use super::table::{Column, Kind, Row, Value, column, group, sum, text};
+use super::table::{Column, Kind, Value, column, group, sum, text};
+use super::{Report, Rows, Source};
 use crate::BillingError;
 
-pub const COLUMNS: &[Column] = &[
+pub const REPORT: Report = Report {
+    name: "lines",
+    about: "their lines, with tax, arithmetic and the proof of what was counted",
+    source: Source::Documents,
+    columns: COLUMNS,
+    rows,
+    totals: |conn, scope| totals(conn, scope).boxed(),
+};
+
+const COLUMNS: &[Column] = &[
     text("line"),
     text("invoice"),
     text("number"),
@@ -44,7 +53,7 @@ pub const COLUMNS: &[Column] = &[
     text("proof_hash"),
 ];
 
-pub fn rows<'c>(conn: &'c mut PgConnection, scope: &Scope) -> BoxStream<'c, Result<Row, BillingError>> {
+fn rows<'c>(conn: &'c mut PgConnection, scope: &Scope) -> Rows<'c> {
     let found = sqlx::query!(
         r#"SELECT l.id, i.id AS invoice, i.number AS "number!", i.state, i.issued_at AS "issued_at!", i.consumer_id, i.buyer->>'name' AS consumer_name,
                   i.subscription_id, l.position, l.kind, l.name, p.name AS "plan?", v.version AS "version?", l.price, l.meter,
@@ -104,7 +113,7 @@ pub fn rows<'c>(conn: &'c mut PgConnection, scope: &Scope) -> BoxStream<'c, Resu
         .boxed()
 }
 
-pub async fn totals(conn: &mut PgConnection, scope: &Scope) -> Result<Vec<Total>, BillingError> {
+async fn totals(conn: &mut PgConnection, scope: &Scope) -> Result<Vec<Total>, BillingError> {
     let found = sqlx::query!(
         r#"SELECT i.currency, i.state, count(*) AS "rows!", sum(l.amount_minor) AS "amount!: BigDecimal",
                   sum(l.discount_minor) AS "discount!: BigDecimal", sum(l.credit_minor) AS "credit!: BigDecimal", sum(l.tax_minor) AS "tax!: BigDecimal",
@@ -124,7 +133,7 @@ pub async fn totals(conn: &mut PgConnection, scope: &Scope) -> Result<Vec<Total>
         .into_iter()
         .map(|row| {
             let sums = [("amount", row.amount), ("discount", row.discount), ("credit", row.credit), ("net", row.net), ("tax", row.tax)];
-            Ok(Total::from_minor(currency(&row.currency)?, row.state, row.rows, sums))
+            Total::from_minor(&row.currency, row.state, row.rows, sums)
         })
         .collect()
 }

@@ -4,18 +4,18 @@ use std::collections::BTreeMap;
 
 use bigdecimal::BigDecimal;
 use chrono::{DateTime, Utc};
-use farebox_core::money::Currency;
 use serde::Serialize;
 
 use super::Report;
-use super::scope::{By, Scope};
+use super::scope::{By, Scope, currency};
 use super::table::{Column, Role, Row, Value};
 use crate::BillingError;
 
 /// Sent in the header `X-Farebox-Manifest`, kept in a Parquet file's metadata and on the second sheet of a workbook.
-#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
+#[derive(Clone, Serialize, utoipa::ToSchema)]
 pub struct Manifest {
-    pub report: Report,
+    #[schema(value_type = String)]
+    pub report: &'static Report,
     pub workspace: String,
     pub time_zone: String,
     /// Inclusive.
@@ -46,19 +46,20 @@ fn strings<S: serde::Serializer>(sums: &BTreeMap<&'static str, BigDecimal>, seri
 impl Total {
     /// From what the database added up, in minor units.
     pub(super) fn from_minor(
-        currency: Currency,
+        code: &str,
         group: String,
         rows: i64,
         sums: impl IntoIterator<Item = (&'static str, BigDecimal)>,
-    ) -> Self {
+    ) -> Result<Self, BillingError> {
+        let currency = currency(code)?;
         let unit = BigDecimal::new(1.into(), i64::from(currency.exponent()));
         let sums = sums.into_iter().map(|(name, minor)| (name, (minor * &unit).with_scale(i64::from(currency.exponent())))).collect();
-        Self { currency: currency.code().to_owned(), group, rows: rows.unsigned_abs(), sums }
+        Ok(Self { currency: currency.code().to_owned(), group, rows: rows.unsigned_abs(), sums })
     }
 }
 
 impl Manifest {
-    pub(super) fn new(report: Report, scope: &Scope, mut totals: Vec<Total>) -> Self {
+    pub(super) fn new(report: &'static Report, scope: &Scope, mut totals: Vec<Total>) -> Self {
         totals.sort_by(|a, b| (&a.currency, &a.group).cmp(&(&b.currency, &b.group)));
         Self {
             report,

@@ -12,7 +12,6 @@ mod ageing;
 mod codes;
 mod credit_notes;
 pub(crate) mod csv;
-mod focus;
 mod http;
 mod invoices;
 mod journal;
@@ -28,8 +27,9 @@ mod table;
 mod waterfall;
 mod xlsx;
 
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use sqlx::PgConnection;
 
 use crate::BillingError;
@@ -42,24 +42,49 @@ pub use stream::respond;
 
 use table::{Column, Row};
 
-/// What can be exported.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Report {
-    Invoices,
-    Lines,
-    #[serde(rename = "credit-notes")]
-    CreditNotes,
-    Journal,
-    Revenue,
-    Waterfall,
-    Ageing,
-    Reconciliation,
-    Xero,
-    Quickbooks,
-    Netsuite,
-    Focus,
+type Rows<'c> = BoxStream<'c, Result<Row, BillingError>>;
+type Totals<'c> = BoxFuture<'c, Result<Vec<Total>, BillingError>>;
+
+/// What can be exported, with everything that is particular to it.
+pub struct Report {
+    pub name: &'static str,
+    pub about: &'static str,
+    source: Source,
+    columns: &'static [Column],
+    rows: for<'c> fn(&'c mut PgConnection, &Scope) -> Rows<'c>,
+    /// Added up by the database.
+    totals: for<'c> fn(&'c mut PgConnection, &'c Scope) -> Totals<'c>,
 }
+
+/// What a report is taken from, or for whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Documents,
+    /// Which then must have caught up.
+    Ledger,
+    /// For an accounting system, by its name: what it says depends on what that calls things, and it reads its own CSV and nothing
+    /// else.
+    System(&'static str),
+}
+
+/// In the order in which they are offered.
+pub const ALL: [&Report; 15] = [
+    &invoices::REPORT,
+    &lines::REPORT,
+    &credit_notes::REPORT,
+    &journal::REPORT,
+    &revenue::REPORT,
+    &waterfall::REPORT,
+    &ageing::REPORT,
+    &reconciliation::REPORT,
+    &sold::xero::REPORT,
+    &sold::xero::CREDIT_NOTES,
+    &sold::quickbooks::REPORT,
+    &sold::quickbooks::CREDIT_MEMOS,
+    &sold::netsuite::REPORT,
+    &sold::netsuite::CREDIT_MEMOS,
+    &sold::focus::REPORT,
+];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -70,118 +95,23 @@ pub enum Format {
 }
 
 impl Report {
-    pub const ALL: [Self; 12] = [
-        Self::Invoices,
-        Self::Lines,
-        Self::CreditNotes,
-        Self::Journal,
-        Self::Revenue,
-        Self::Waterfall,
-        Self::Ageing,
-        Self::Reconciliation,
-        Self::Xero,
-        Self::Quickbooks,
-        Self::Netsuite,
-        Self::Focus,
-    ];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Invoices => "invoices",
-            Self::Lines => "lines",
-            Self::CreditNotes => "credit-notes",
-            Self::Journal => "journal",
-            Self::Revenue => "revenue",
-            Self::Waterfall => "waterfall",
-            Self::Ageing => "ageing",
-            Self::Reconciliation => "reconciliation",
-            Self::Xero => "xero",
-            Self::Quickbooks => "quickbooks",
-            Self::Netsuite => "netsuite",
-            Self::Focus => "focus",
-        }
+    pub fn find(name: &str) -> Option<&'static Self> {
+        ALL.into_iter().find(|report| report.name == name)
     }
 
-    pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|report| report.as_str() == name)
+    pub fn formats(&self) -> &'static [Format] {
+        if self.system().is_some() { &[Format::Csv] } else { &Format::ALL }
     }
 
-    pub fn about(self) -> &'static str {
-        match self {
-            Self::Invoices => "issued invoices, one a row, with who owes what",
-            Self::Lines => "their lines, with tax, arithmetic and the proof of what was counted",
-            Self::CreditNotes => "lines of credit notes, each with the invoice that it corrects",
-            Self::Journal => "postings of the revenue ledger, by the day they are booked on",
-            Self::Revenue => "revenue earned, by line and month",
-            Self::Waterfall => "what was issued, by the month it was issued and the months it is earned in, those ahead too",
-            Self::Ageing => "receivables at the end of the period, by how long they have been due",
-            Self::Reconciliation => "every invoice here against Stripe, as last compared; not by period",
-            Self::Xero => "lines as Xero imports sales invoices",
-            Self::Quickbooks => "lines as QuickBooks Online imports invoices",
-            Self::Netsuite => "lines as NetSuite imports invoices",
-            Self::Focus => "charges as FOCUS 1.2 wants them, for the consumers' cost tools",
-        }
+    fn system(&self) -> Option<&'static str> {
+        if let Source::System(system) = self.source { Some(system) } else { None }
     }
+}
 
-    /// An accounting system reads its own CSV and nothing else.
-    pub fn formats(self) -> &'static [Format] {
-        if self.is_of_accounting() { &[Format::Csv] } else { &Format::ALL }
-    }
-
-    /// Whether what it says depends on what an accounting system calls things.
-    fn is_of_accounting(self) -> bool {
-        matches!(self, Self::Xero | Self::Quickbooks | Self::Netsuite)
-    }
-
-    /// Whether it is taken from the ledger, which then must have caught up.
-    fn is_of_ledger(self) -> bool {
-        matches!(self, Self::Journal | Self::Revenue | Self::Waterfall | Self::Ageing)
-    }
-
-    fn columns(self) -> &'static [Column] {
-        match self {
-            Self::Invoices => invoices::COLUMNS,
-            Self::Lines => lines::COLUMNS,
-            Self::CreditNotes => credit_notes::COLUMNS,
-            Self::Journal => journal::COLUMNS,
-            Self::Revenue => revenue::COLUMNS,
-            Self::Waterfall => waterfall::COLUMNS,
-            Self::Ageing => ageing::COLUMNS,
-            Self::Reconciliation => reconciliation::COLUMNS,
-            Self::Xero => sold::XERO,
-            Self::Quickbooks => sold::QUICKBOOKS,
-            Self::Netsuite => sold::NETSUITE,
-            Self::Focus => focus::COLUMNS,
-        }
-    }
-
-    fn rows<'c>(self, conn: &'c mut PgConnection, scope: &Scope) -> BoxStream<'c, Result<Row, BillingError>> {
-        match self {
-            Self::Invoices => invoices::rows(conn, scope),
-            Self::Lines => lines::rows(conn, scope),
-            Self::CreditNotes => credit_notes::rows(conn, scope),
-            Self::Journal => journal::rows(conn, scope),
-            Self::Revenue => revenue::rows(conn, scope),
-            Self::Waterfall => waterfall::rows(conn, scope),
-            Self::Ageing => ageing::rows(conn, scope),
-            Self::Reconciliation => reconciliation::rows(conn, scope),
-            Self::Xero | Self::Quickbooks | Self::Netsuite | Self::Focus => sold::rows(conn, scope, self),
-        }
-    }
-
-    /// Added up by the database.
-    async fn totals(self, conn: &mut PgConnection, scope: &Scope) -> Result<Vec<Total>, BillingError> {
-        match self {
-            Self::Invoices => invoices::totals(conn, scope).await,
-            Self::Lines => lines::totals(conn, scope).await,
-            Self::CreditNotes => credit_notes::totals(conn, scope).await,
-            Self::Journal => journal::totals(conn, scope).await,
-            Self::Revenue => revenue::totals(conn, scope).await,
-            Self::Waterfall => waterfall::totals(conn, scope).await,
-            Self::Ageing => ageing::totals(conn, scope).await,
-            Self::Reconciliation => reconciliation::totals(conn, scope).await,
-            Self::Xero | Self::Quickbooks | Self::Netsuite | Self::Focus => sold::totals(conn, scope, self).await,
-        }
+/// As its name.
+impl Serialize for Report {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name)
     }
 }
 

@@ -59,7 +59,7 @@ fn failed(error: impl std::fmt::Display) -> BillingError {
 impl Parquet {
     pub fn new(columns: &'static [Column], manifest: &Manifest) -> Result<Self, BillingError> {
         let fields: String = columns.iter().map(|column| format!("OPTIONAL {};\n", field(column))).collect();
-        let schema = parse_message_type(&format!("message {} {{\n{fields}}}", manifest.report.as_str())).map_err(failed)?;
+        let schema = parse_message_type(&format!("message {} {{\n{fields}}}", manifest.report.name)).map_err(failed)?;
         let manifest = serde_json::to_string(manifest).map_err(failed)?;
         let properties = WriterProperties::builder()
             .set_compression(Compression::SNAPPY)
@@ -195,7 +195,7 @@ fn unscaled(value: &BigDecimal, scale: i64) -> Result<i128, BillingError> {
 mod tests {
     use super::*;
     use crate::exports::table::{column, sum, text};
-    use crate::exports::{By, Report};
+    use crate::exports::{By, lines};
     use farebox_core::money::Money;
     use parquet::file::reader::{FileReader, SerializedFileReader};
     use proptest::prelude::*;
@@ -216,7 +216,7 @@ mod tests {
         const COLUMNS: &[Column] =
             &[text("name"), sum("total"), column("quantity", Kind::Quantity), column("on", Kind::Date), column("is", Kind::Boolean)];
         let now = chrono::DateTime::UNIX_EPOCH;
-        let (report, by) = (Report::Lines, By::Issued);
+        let (report, by) = (&lines::REPORT, By::Issued);
         let manifest =
             Manifest { report, workspace: "a/b".to_owned(), time_zone: "UTC".to_owned(), from: now, to: now, by, rows: 2, totals: vec![] };
         let mut file = Parquet::new(COLUMNS, &manifest).expect("a schema");

@@ -2,16 +2,25 @@
 
 use bigdecimal::BigDecimal;
 use farebox_core::money::Money;
-use futures::StreamExt;
-use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
 use sqlx::PgConnection;
 
 use super::manifest::Total;
 use super::scope::{Scope, currency};
-use super::table::{Column, Kind, Row, column, group, sum, text};
+use super::table::{Column, Kind, column, group, sum, text};
+use super::{Report, Rows, Source};
 use crate::BillingError;
 
-pub const COLUMNS: &[Column] = &[
+pub const REPORT: Report = Report {
+    name: "reconciliation",
+    about: "every invoice here against Stripe, as last compared; not by period",
+    source: Source::Documents,
+    columns: COLUMNS,
+    rows,
+    totals: |conn, scope| totals(conn, scope).boxed(),
+};
+
+const COLUMNS: &[Column] = &[
     text("invoice"),
     text("number"),
     text("stripe_id"),
@@ -25,7 +34,7 @@ pub const COLUMNS: &[Column] = &[
     text("difference"),
 ];
 
-pub fn rows<'c>(conn: &'c mut PgConnection, scope: &Scope) -> BoxStream<'c, Result<Row, BillingError>> {
+fn rows<'c>(conn: &'c mut PgConnection, scope: &Scope) -> Rows<'c> {
     sqlx::query!(
         r#"SELECT invoice_id, number, stripe_id, our_state, stripe_state, currency, our_minor, stripe_minor, stripe_paid, difference
            FROM reconciliation_rows WHERE workspace_id = $1 ORDER BY position"#,
@@ -52,7 +61,7 @@ pub fn rows<'c>(conn: &'c mut PgConnection, scope: &Scope) -> BoxStream<'c, Resu
     .boxed()
 }
 
-pub async fn totals(conn: &mut PgConnection, scope: &Scope) -> Result<Vec<Total>, BillingError> {
+async fn totals(conn: &mut PgConnection, scope: &Scope) -> Result<Vec<Total>, BillingError> {
     let found = sqlx::query!(
         r#"SELECT currency, CASE WHEN difference IS NULL THEN 'equal' ELSE 'different' END AS "result!", count(*) AS "rows!",
                   coalesce(sum(our_minor), 0) AS "total!: BigDecimal"
@@ -61,6 +70,5 @@ pub async fn totals(conn: &mut PgConnection, scope: &Scope) -> Result<Vec<Total>
     )
     .fetch_all(conn)
     .await?;
-    let row = |currency, result, rows, sum| Total::from_minor(currency, result, rows, [("total", sum)]);
-    found.into_iter().map(|found| Ok(row(currency(&found.currency)?, found.result, found.rows, found.total))).collect()
+    found.into_iter().map(|row| Total::from_minor(&row.currency, row.result, row.rows, [("total", row.total)])).collect()
 }

@@ -1,17 +1,26 @@
-//! Revenue as it is earned: a line and a month, a row.
+//! Revenue as it is earned: a line and a month, a row; prepaid credits as they are used or expire, under the kind `prepaid`.
 
 use bigdecimal::BigDecimal;
 use farebox_core::money::Money;
-use futures::StreamExt;
-use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
 use sqlx::PgConnection;
 
 use super::manifest::Total;
 use super::scope::{Scope, currency};
-use super::table::{Column, Kind, Row, column, group, sum, text};
+use super::table::{Column, Kind, column, group, sum, text};
+use super::{Report, Rows, Source};
 use crate::BillingError;
 
-pub const COLUMNS: &[Column] = &[
+pub const REPORT: Report = Report {
+    name: "revenue",
+    about: "revenue earned, by line and month",
+    source: Source::Ledger,
+    columns: COLUMNS,
+    rows,
+    totals: |conn, scope| totals(conn, scope).boxed(),
+};
+
+const COLUMNS: &[Column] = &[
     column("earned_on", Kind::Date),
     text("consumer"),
     text("consumer_name"),
@@ -29,11 +38,12 @@ pub const COLUMNS: &[Column] = &[
     sum("revenue"),
 ];
 
-pub fn rows<'c>(conn: &'c mut PgConnection, scope: &Scope) -> BoxStream<'c, Result<Row, BillingError>> {
+fn rows<'c>(conn: &'c mut PgConnection, scope: &Scope) -> Rows<'c> {
     let (first, next) = scope.days();
     sqlx::query!(
         r#"SELECT j.booked_on, j.consumer_id, i.buyer->>'name' AS consumer_name, i.subscription_id AS "subscription?", p.invoice_id, i.number, p.line_id,
-                  coalesce(l.kind, '') AS "kind!", l.name AS "name?", v.name AS "plan?", l.price, l.meter, j.kind AS cause, p.currency,
+                  coalesce(l.kind, CASE j.kind WHEN 'balance' THEN 'prepaid' ELSE '' END) AS "kind!",
+                  coalesce(l.name, CASE j.kind WHEN 'balance' THEN j.description END) AS name, v.name AS "plan?", l.price, l.meter, j.kind AS cause, p.currency,
                   -p.amount_minor AS "amount!"
            FROM ledger_journals j JOIN ledger_postings p ON p.journal_id = j.id
            LEFT JOIN invoices i ON i.id = p.invoice_id LEFT JOIN invoice_lines l ON l.id = p.line_id
@@ -69,19 +79,18 @@ pub fn rows<'c>(conn: &'c mut PgConnection, scope: &Scope) -> BoxStream<'c, Resu
     .boxed()
 }
 
-pub async fn totals(conn: &mut PgConnection, scope: &Scope) -> Result<Vec<Total>, BillingError> {
+async fn totals(conn: &mut PgConnection, scope: &Scope) -> Result<Vec<Total>, BillingError> {
     let (first, next) = scope.days();
     let found = sqlx::query!(
-        r#"SELECT p.currency, coalesce(l.kind, '') AS "kind!", count(*) AS "rows!", -sum(p.amount_minor) AS "revenue!: BigDecimal"
+        r#"SELECT p.currency, coalesce(l.kind, CASE j.kind WHEN 'balance' THEN 'prepaid' ELSE '' END) AS "kind!", count(*) AS "rows!", -sum(p.amount_minor) AS "revenue!: BigDecimal"
            FROM ledger_journals j JOIN ledger_postings p ON p.journal_id = j.id LEFT JOIN invoice_lines l ON l.id = p.line_id
            WHERE j.workspace_id = $1 AND j.booked_on >= $2 AND j.booked_on < $3 AND p.account = 'revenue'
-           GROUP BY p.currency, coalesce(l.kind, '')"#,
+           GROUP BY 1, 2"#,
         scope.workspace.id.as_str(),
         first,
         next
     )
     .fetch_all(conn)
     .await?;
-    let row = |currency, kind, rows, sum| Total::from_minor(currency, kind, rows, [("revenue", sum)]);
-    found.into_iter().map(|found| Ok(row(currency(&found.currency)?, found.kind, found.rows, found.revenue))).collect()
+    found.into_iter().map(|row| Total::from_minor(&row.currency, row.kind, row.rows, [("revenue", row.revenue)])).collect()
 }

@@ -21,7 +21,7 @@ use super::parquet::Parquet;
 use super::scope::{Params, Scope};
 use super::table::Row;
 use super::xlsx::{self, Xlsx};
-use super::{Format, Report, codes};
+use super::{Format, Report, Source, codes};
 use crate::{BillingError, ledger};
 
 /// Each holds a connection until the caller has taken everything.
@@ -34,34 +34,34 @@ const PIECE: usize = 64 << 10;
 const AHEAD: usize = 4;
 
 /// The answer to a request for a report, streamed. The caller's right to it was checked before.
-pub async fn respond(app: &App, workspace: Workspace, report: Report, params: &Params) -> Result<Response, Problem> {
+pub async fn respond(app: &App, workspace: Workspace, report: &'static Report, params: &Params) -> Result<Response, Problem> {
     let (mut scope, format) = params.resolve(workspace)?;
     if !report.formats().contains(&format) {
-        return Err(Problem::invalid_field("format", format!("{} comes as csv only", report.as_str())));
+        return Err(Problem::invalid_field("format", format!("{} comes as csv only", report.name)));
     }
     let turn = TURNS
         .try_acquire()
         .map_err(|_| Problem::too_many_requests(format!("{AT_ONCE} exports are running. Try again when one has ended."), 5))?;
-    if report.is_of_ledger() {
+    if report.source == Source::Ledger {
         ledger::settle(&app.pg, &scope.workspace.id).await?;
     }
     let mut snapshot = app.pg.begin().await?;
     sqlx::query!("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY").execute(&mut *snapshot).await?;
-    if report.is_of_accounting() {
-        scope.codes = codes::codes(&mut snapshot, &scope.workspace.id, report).await?;
+    if let Some(system) = report.system() {
+        scope.codes = codes::codes(&mut snapshot, &scope.workspace.id, system).await?;
     }
-    let manifest = Manifest::new(report, &scope, report.totals(&mut snapshot, &scope).await?);
+    let manifest = Manifest::new(report, &scope, (report.totals)(&mut snapshot, &scope).await?);
     if format == Format::Xlsx && manifest.rows > xlsx::MOST_ROWS {
         let detail = format!("{} rows are too many for a workbook (at most {}). Ask for csv or parquet.", manifest.rows, xlsx::MOST_ROWS);
         return Err(Problem::invalid_field("format", detail));
     }
     let told = serde_json::to_string(&manifest).map_err(|e| Problem::internal(&e))?;
-    let name = format!("attachment; filename=\"{}.{}\"", scope.file_name(report.as_str()), format.as_str());
+    let name = format!("attachment; filename=\"{}.{}\"", scope.file_name(report.name), format.as_str());
     let (sender, receiver) = mpsc::channel(AHEAD);
     tokio::spawn(async move {
         let _turn = turn;
         if let Err(error) = produce(snapshot, report, format, &scope, &manifest, &sender).await {
-            tracing::warn!(workspace = scope.workspace.name, report = report.as_str(), "an export was broken off: {error}");
+            tracing::warn!(workspace = scope.workspace.name, report = report.name, "an export was broken off: {error}");
             // The connection is cut instead of ended, so that no one takes the part for the whole.
             let _ = sender.send(Err(io::Error::other("the export was broken off"))).await;
         }
@@ -84,18 +84,18 @@ type Sender = mpsc::Sender<Result<Bytes, io::Error>>;
 
 async fn produce(
     mut snapshot: Transaction<'static, Postgres>,
-    report: Report,
+    report: &'static Report,
     format: Format,
     scope: &Scope,
     manifest: &Manifest,
     sender: &Sender,
 ) -> Result<(), BillingError> {
-    let mut tally = Tally::new(report.columns());
+    let mut tally = Tally::new(report.columns);
     match format {
         Format::Csv => {
-            let mut file = Csv::new(report.columns())?;
+            let mut file = Csv::new(report.columns)?;
             let mut held = 0_usize;
-            let mut rows = report.rows(&mut snapshot, scope);
+            let mut rows = (report.rows)(&mut snapshot, scope);
             while let Some(row) = rows.next().await {
                 let row = row?;
                 tally.add(&row);
@@ -111,8 +111,8 @@ async fn produce(
             send(sender, file.take()?).await
         }
         Format::Parquet => {
-            let mut file = Parquet::new(report.columns(), manifest)?;
-            let mut rows = report.rows(&mut snapshot, scope);
+            let mut file = Parquet::new(report.columns, manifest)?;
+            let mut rows = (report.rows)(&mut snapshot, scope);
             while let Some(row) = rows.next().await {
                 let row = row?;
                 tally.add(&row);
@@ -127,7 +127,7 @@ async fn produce(
             let rows = collect(&mut snapshot, report, scope, &mut tally).await?;
             tally.check(manifest)?;
             drop(snapshot);
-            let (columns, manifest) = (report.columns(), manifest.clone());
+            let (columns, manifest) = (report.columns, manifest.clone());
             let made = tokio::task::spawn_blocking(move || {
                 let mut file = Xlsx::new(columns, &manifest)?;
                 for row in &rows {
@@ -141,9 +141,9 @@ async fn produce(
 }
 
 /// No more than [`xlsx::MOST_ROWS`]: counted before.
-async fn collect(conn: &mut PgConnection, report: Report, scope: &Scope, tally: &mut Tally) -> Result<Vec<Row>, BillingError> {
+async fn collect(conn: &mut PgConnection, report: &'static Report, scope: &Scope, tally: &mut Tally) -> Result<Vec<Row>, BillingError> {
     let mut found = Vec::new();
-    let mut rows = report.rows(conn, scope);
+    let mut rows = (report.rows)(conn, scope);
     while let Some(row) = rows.next().await {
         let row = row?;
         tally.add(&row);

@@ -33,7 +33,7 @@ impl Xlsx {
         let mut sheet = Worksheet::new();
         let bold = Format::new().set_bold();
         let mut head = || {
-            sheet.set_name(manifest.report.as_str())?;
+            sheet.set_name(manifest.report.name)?;
             for (index, column) in (0..).zip(columns) {
                 sheet.write_string_with_format(0, index, column.name, &bold)?;
                 sheet.set_column_width(index, if column.kind == Kind::Text { 22 } else { 14 })?;

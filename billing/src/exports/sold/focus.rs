@@ -1,19 +1,37 @@
 //! FOCUS 1.2, the FinOps Open Cost and Usage Specification: what a consumer's own cost tools read. A line is a charge, and
-//! its tax another, so that the charges of an invoice add up to its total.
+//! its tax another, so that the charges of an invoice add up to its total. What a credit note takes back corrects the charge of
+//! an earlier billing period: the same charge once more, negative, in the month in which the note was issued.
 
 use chrono::TimeDelta;
 use farebox_core::money::Money;
+use farebox_core::period::Period;
+use futures::FutureExt;
 
-use super::sold::{Sold, said};
-use super::table::{Column, Kind, Role, Row, Value, column, text};
+use super::{Shape, Sold, rows, said, totals};
+use crate::calendar;
+use crate::exports::scope::Scope;
+use crate::exports::table::{Column, Kind, Role, Row, column, text};
+use crate::exports::{Report, Source};
 
-pub const SUMS: [&str; 4] = ["BilledCost", "ContractedCost", "EffectiveCost", "ListCost"];
+const COSTS: &[&str] = &["BilledCost", "ContractedCost", "EffectiveCost", "ListCost"];
 
 const fn cost(name: &'static str) -> Column {
     Column { name, kind: Kind::Money, role: Role::Sum }
 }
 
-pub const COLUMNS: &[Column] = &[
+pub const REPORT: Report = Report {
+    name: "focus",
+    about: "charges and their corrections as FOCUS 1.2 wants them, for the consumers' cost tools",
+    source: Source::Documents,
+    columns: COLUMNS,
+    rows: |conn, scope| rows(conn, scope, &CHARGES),
+    totals: |conn, scope| totals(conn, scope, &CHARGES).boxed(),
+};
+
+const CHARGES: Shape =
+    Shape { invoices: true, credit_notes: true, negative: true, row: charge, tax_row: Some(tax), net: COSTS, tax: COSTS };
+
+const COLUMNS: &[Column] = &[
     cost("BilledCost"),
     text("BillingAccountId"),
     text("BillingAccountName"),
@@ -56,22 +74,32 @@ fn filed(kind: &str) -> (&'static str, &'static str) {
     }
 }
 
-/// The charge, and its tax when there is one.
-pub fn rows(sold: &Sold) -> Vec<Row> {
+fn charge(sold: &Sold, scope: &Scope) -> Row {
     let (category, frequency) = filed(&sold.kind);
-    let mut found = vec![row(sold, category, frequency, sold.net, format!("{}. {}", sold.name, sold.explanation))];
-    if !sold.tax.is_zero() {
-        let name = sold.tax_name.as_deref().unwrap_or("Tax");
-        found.push(row(sold, "Tax", frequency, sold.tax, format!("{name} on {}", sold.name)));
-    }
-    found
+    let said = match &sold.corrects {
+        Some(of) => format!("Corrects {} on {}", sold.name, of.number),
+        None => format!("{}. {}", sold.name, sold.explanation),
+    };
+    row(sold, scope, category, frequency, sold.net, said)
 }
 
-fn row(sold: &Sold, category: &str, frequency: &str, amount: Money, description: String) -> Row {
+fn tax(sold: &Sold, scope: &Scope) -> Row {
+    let (_, frequency) = filed(&sold.kind);
+    let name = sold.tax_name.as_deref().unwrap_or("Tax");
+    row(sold, scope, "Tax", frequency, sold.tax, format!("{name} on {}", sold.name))
+}
+
+fn row(sold: &Sold, scope: &Scope, category: &str, frequency: &str, amount: Money, description: String) -> Row {
     let usage = category == "Usage";
+    // Of a billing period that was invoiced before.
+    let correction = sold.corrects.is_some() || sold.kind == "adjustment";
+    let billed = sold.corrects.as_ref().and_then(|_| calendar::period_of(sold.issued_at, scope.workspace.time_zone).ok());
+    let billed = billed.unwrap_or(Period { start: sold.invoice_start, end: sold.invoice_end });
     let unit = || sold.meter.as_deref().map_or_else(|| "Units".to_owned(), capital);
-    let counted = usage.then(|| sold.quantity.clone());
+    // What a correction takes back is an amount: the quantity of its charge stays counted.
+    let counted = (usage && !correction).then(|| sold.quantity.clone());
     let priced = match category {
+        _ if correction => None,
         "Usage" => Some(sold.quantity.clone()),
         "Purchase" => Some(1.into()),
         _ => None,
@@ -84,10 +112,10 @@ fn row(sold: &Sold, category: &str, frequency: &str, amount: Money, description:
         sold.consumer.clone().into(),
         said(&sold.buyer, "/name").into(),
         amount.currency.code().into(),
-        sold.invoice_end.into(),
-        sold.invoice_start.into(),
+        billed.end.into(),
+        billed.start.into(),
         category.into(),
-        Value::Nothing,
+        correction.then_some("Correction").into(),
         description.into(),
         frequency.into(),
         end.into(),
