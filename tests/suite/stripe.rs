@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use farebox_billing::invoices::{self, State};
-use farebox_billing::stripe::{self, endpoint::register_webhook, poll, settings};
+use farebox_billing::stripe::{self, endpoint, endpoint::register_webhook, events, poll, settings};
 use farebox_billing::{reconcile, settle};
 use farebox_core::ids::{ConsumerId, InvoiceId, InvoiceLineId, SubscriptionId, WorkspaceId};
 use farebox_core::workspace::{self, NewWorkspace};
@@ -323,6 +323,39 @@ pub async fn paid_by_webhooks_in_any_order(suite: &Suite) {
     let sql = "SELECT count(*) FROM stripe_events WHERE workspace_id = $1 AND kind = 'invoice.paid'";
     let kept: i64 = sqlx::query_scalar(sql).bind(shop.workspace.as_str()).fetch_one(&app.pg).await.expect("PostgreSQL");
     assert_eq!(kept, 3, "an event that comes twice is kept once");
+}
+
+/// An endpoint that was registered before a kind of event was listened for is told of it at the next start, or when it is
+/// registered again; it stays the same endpoint, with what someone added to it.
+pub async fn an_older_endpoint_learns_newer_kinds(suite: &Suite) {
+    let app = &suite.app;
+    let shop = Shop::open(app, "older").await;
+    shop.connect().await;
+    register_webhook(app, &shop.workspace).await.expect("registered").expect("reachable");
+    let endpoint = shop.at_stripe("webhook_endpoints").await.remove(0);
+    let id = endpoint["id"].as_str().expect("an id");
+    let kinds = async || {
+        let mut all = shop.at_stripe("webhook_endpoints").await;
+        assert_eq!((all.len(), all[0]["id"].as_str()), (1, Some(id)));
+        let mut kinds: Vec<_> = all.remove(0)["enabled_events"].as_array().expect("kinds").clone();
+        kinds.sort_by_key(ToString::to_string);
+        kinds
+    };
+    let mut expected: Vec<_> = events::KINDS.into_iter().chain(["customer.created"]).map(|kind| json!(kind)).collect();
+    expected.sort_by_key(ToString::to_string);
+    let older = [("enabled_events[0]", "invoice.paid"), ("enabled_events[1]", "customer.created")];
+    let forget = async || {
+        shop.in_the_dashboard(&format!("webhook_endpoints/{id}"), &older).await;
+        assert_eq!(kinds().await, [json!("customer.created"), json!("invoice.paid")]);
+        let sql = "UPDATE stripe_settings SET endpoint_kinds = '{}' WHERE workspace_id = $1";
+        sqlx::query(sql).bind(shop.workspace.as_str()).execute(&app.pg).await.expect("PostgreSQL");
+    };
+    forget().await;
+    endpoint::run_once(app).await.expect("PostgreSQL");
+    assert_eq!(kinds().await, expected, "at the start");
+    forget().await;
+    register_webhook(app, &shop.workspace).await.expect("registered").expect("reachable");
+    assert_eq!(kinds().await, expected, "when it is registered again");
 }
 
 /// No webhook arrives: the poll finds the payment.

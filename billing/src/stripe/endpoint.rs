@@ -1,8 +1,12 @@
 //! Our webhook endpoint at Stripe.
 
+use std::time::Duration;
+
 use farebox_core::App;
 use farebox_core::ids::WorkspaceId;
 use serde::Deserialize;
+use sqlx::PgConnection;
+use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use super::client::{Form, Stripe};
@@ -16,10 +20,45 @@ struct Endpoint {
     id: String,
     url: String,
     secret: Option<String>,
+    #[serde(default)]
+    enabled_events: Vec<String>,
+}
+
+const LOOK_EVERY: Duration = Duration::from_secs(600);
+
+/// Brings endpoints that were registered by an earlier version up to date, at the start and whenever Stripe did not answer
+/// then, until `stop`.
+pub async fn run(app: App, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        if let Err(error) = run_once(&app).await {
+            tracing::warn!("which webhook endpoints are out of date cannot be read: {error}");
+        }
+        tokio::select! {
+            () = stop.cancelled() => break,
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+    }
+}
+
+/// Every endpoint that was not told of all [`KINDS`], once.
+pub async fn run_once(app: &App) -> Result<(), sqlx::Error> {
+    let stale = sqlx::query_scalar!(
+        r#"SELECT workspace_id AS "workspace: WorkspaceId" FROM stripe_settings WHERE endpoint_id IS NOT NULL AND NOT endpoint_kinds @> $1"#,
+        &KINDS.map(str::to_owned)
+    )
+    .fetch_all(&app.pg)
+    .await?;
+    for workspace in stale {
+        if let Err(error) = register_webhook(app, &workspace).await {
+            tracing::warn!(%workspace, "the webhook endpoint at Stripe lacks kinds of events and is told of them later: {error}");
+        }
+    }
+    Ok(())
 }
 
 /// Registers `<public_url>/stripe/webhooks/<workspace>` at Stripe and keeps its signing secret. The address, or None
-/// when Stripe could not reach it, in which case events are found by polling. Repeating it changes nothing.
+/// when Stripe could not reach it, in which case events are found by polling. Repeating it changes nothing, but that an endpoint
+/// which is not told of everything we listen for is told of it from then on.
 pub async fn register_webhook(app: &App, workspace: &WorkspaceId) -> Result<Option<String>, StripeError> {
     let address = format!("{}/stripe/webhooks/{workspace}", app.config.http.public_url);
     if !is_reachable(&app.config.http.public_url, &app.config.billing.stripe_url) {
@@ -35,7 +74,11 @@ pub async fn register_webhook(app: &App, workspace: &WorkspaceId) -> Result<Opti
     let stripe = settings::stripe(app, &mut tx, workspace).await?;
     let at_stripe = list(&stripe).await?;
     let mut found = at_stripe.iter().filter(|endpoint| endpoint.url == address);
-    if known.endpoint_url.as_deref() == Some(&address) && found.clone().any(|endpoint| Some(&endpoint.id) == known.endpoint_id.as_ref()) {
+    let ours = found.clone().find(|endpoint| Some(&endpoint.id) == known.endpoint_id.as_ref());
+    if let (Some(ours), true) = (ours, known.endpoint_url.as_deref() == Some(&address)) {
+        listen(&stripe, ours).await?;
+        heard(&mut tx, workspace).await?;
+        tx.commit().await?;
         return Ok(Some(address));
     }
     // Endpoints with our address whose secret was lost on the way to us, and the one with our former address.
@@ -43,15 +86,12 @@ pub async fn register_webhook(app: &App, workspace: &WorkspaceId) -> Result<Opti
     for endpoint in found.by_ref().chain(former) {
         stripe.delete(&format!("/webhook_endpoints/{}", endpoint.id)).await?;
     }
-    let mut form = Form::new()
+    let form = Form::new()
         .with("url", address.as_str())
         .with("api_version", stripe_client_core::VERSION.as_str())
         .with("description", "Farebox")
         .with("metadata[farebox_workspace]", workspace.as_str());
-    for (index, kind) in KINDS.iter().enumerate() {
-        form = form.with(format!("enabled_events[{index}]"), *kind);
-    }
-    let created: Endpoint = stripe.post("/webhook_endpoints", &form).await?;
+    let created: Endpoint = stripe.post("/webhook_endpoints", &events(form, KINDS)).await?;
     let secret = created.secret.ok_or_else(|| StripeError::Unreadable("a new webhook endpoint without a secret".to_owned()))?;
     settings::add_webhook_secret(&mut tx, &app.config.billing, workspace, &secret).await?;
     sqlx::query!(
@@ -62,8 +102,33 @@ pub async fn register_webhook(app: &App, workspace: &WorkspaceId) -> Result<Opti
     )
     .execute(&mut *tx)
     .await?;
+    heard(&mut tx, workspace).await?;
     tx.commit().await?;
     Ok(Some(address))
+}
+
+/// What someone added in Stripe's dashboard stays.
+async fn listen(stripe: &Stripe, endpoint: &Endpoint) -> Result<(), StripeError> {
+    let has = |kind: &str| endpoint.enabled_events.iter().any(|enabled| enabled == kind || enabled == "*");
+    let lacking: Vec<_> = KINDS.into_iter().filter(|kind| !has(kind)).collect();
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    let form = events(Form::new(), endpoint.enabled_events.iter().map(String::as_str).chain(lacking));
+    stripe.post::<Endpoint>(&format!("/webhook_endpoints/{}", endpoint.id), &form).await?;
+    Ok(())
+}
+
+fn events<'k>(form: Form, kinds: impl IntoIterator<Item = &'k str>) -> Form {
+    kinds.into_iter().enumerate().fold(form, |form, (index, kind)| form.with(format!("enabled_events[{index}]"), kind))
+}
+
+async fn heard(conn: &mut PgConnection, workspace: &WorkspaceId) -> Result<(), sqlx::Error> {
+    let kinds = KINDS.map(str::to_owned);
+    sqlx::query!("UPDATE stripe_settings SET endpoint_kinds = $2 WHERE workspace_id = $1", workspace.as_str(), &kinds)
+        .execute(conn)
+        .await?;
+    Ok(())
 }
 
 async fn list(stripe: &Stripe) -> Result<Vec<Endpoint>, StripeError> {

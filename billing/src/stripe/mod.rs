@@ -41,11 +41,12 @@ pub use endpoint::register_webhook;
 pub use error::StripeError;
 pub use http::router;
 
-/// The push workers, the events, the poll, and the test clocks, until `stop`.
+/// The push workers, the events with their endpoints, the poll, and the test clocks, until `stop`.
 pub async fn run(app: App, stop: CancellationToken) -> anyhow::Result<()> {
     tokio::join!(
         workers::run(app.clone(), stop.clone()),
         events::run(app.clone(), stop.clone()),
+        endpoint::run(app.clone(), stop.clone()),
         poll::run(app.clone(), stop.clone()),
         test_clocks::run(app, stop)
     );
