@@ -10,7 +10,8 @@
 //! from [`exports`] and an invoice as a document from [`documents`]; what is done about unpaid invoices is in [`dunning`]. What
 //! corrects an issued invoice is a document of its own, in [`credit_notes`]; payments that go back are recorded in
 //! [`reversals`]. [`sla`] gives back what was promised and not kept, and [`margin`] sets what calls cost beside what they
-//! bring. Who wants to know of thresholds has [`alerts`], and whose programs want to know what happens, [`webhooks`].
+//! bring. Who wants to know of thresholds has [`alerts`], and whose programs want to know what happens, [`webhooks`]; e-mails
+//! leave by [`mails`].
 #![forbid(unsafe_code)]
 
 pub mod alerts;
@@ -35,6 +36,7 @@ mod gather;
 mod http;
 pub mod invoices;
 pub mod ledger;
+pub mod mails;
 pub mod margin;
 pub mod overdue;
 pub mod plans;
@@ -83,7 +85,7 @@ pub async fn run(app: App, stop: CancellationToken) -> anyhow::Result<()> {
         ledger::run(app.clone(), stop.clone()),
         reconcile::run(app.clone(), stop.clone()),
         credit_notes::run(app.clone(), stop.clone()),
-        dunning::mails::run(app.clone(), stop.clone()),
+        mails::run(app.clone(), stop.clone()),
         alerts::run(app.clone(), stop.clone()),
         webhooks::run(app, stop)
     );

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use farebox_billing::dunning::{self, Policy, failed, mails};
+use farebox_billing::dunning::{self, Policy, failed};
 use farebox_billing::invoices::State;
-use farebox_billing::overdue;
 use farebox_billing::stripe::endpoint::register_webhook;
 use farebox_billing::stripe::settings;
+use farebox_billing::{mails, overdue};
 use farebox_core::config;
 use farebox_core::mail::Mailer;
 use farebox_core::workspace;

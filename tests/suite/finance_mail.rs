@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use chrono::TimeDelta;
-use farebox_billing::dunning::{self, mails};
+use farebox_billing::{dunning, mails};
 use farebox_core::mail::Mailer;
 use farebox_core::{clock, config};
 use reqwest::{Method, StatusCode};

@@ -120,8 +120,8 @@ pub(super) async fn fire(app: &App, workspace: &Workspace, alert: &Alert, reache
 
 async fn queue(conn: &mut PgConnection, ws: &WorkspaceId, firing: &FiringId, address: &str, mail: &words::Mail) -> Result<(), sqlx::Error> {
     sqlx::query!(
-        "INSERT INTO alert_mails (workspace_id, firing_id, address, subject, body, next_at) VALUES ($1, $2, $3, $4, $5, $6)
-         ON CONFLICT ON CONSTRAINT alert_mails_once DO NOTHING",
+        "INSERT INTO mails (workspace_id, kind, firing_id, address, subject, body, next_at, created_at) VALUES ($1, 'alert', $2, $3, $4, $5, $6, $6)
+         ON CONFLICT ON CONSTRAINT mails_firing_once DO NOTHING",
         ws.as_str(),
         firing.as_str(),
         address,

@@ -4,43 +4,36 @@
 //! themselves, for their own. [`measure`] asks metering and the preview where each subscription stands, [`judge`] says
 //! whether a threshold is reached, and [`fire`] writes that down, with the e-mails and webhooks that tell of it, in one
 //! transaction: once in a period by a constraint of the database, however many workers look and whatever crashes. A
-//! threshold that is raised is armed again; one that is lowered is not. [`mails`] sends what is to be sent.
+//! threshold that is raised is armed again; one that is lowered is not.
 
 mod fire;
 mod http;
 mod judge;
-mod mails;
 mod measure;
 mod store;
 mod words;
 
 use std::time::Duration;
 
-use farebox_core::mail::Mailer;
 use farebox_core::{App, workspace};
 use tokio_util::sync::CancellationToken;
 
 pub use fire::{Firing, FiringFilter, For, firings};
 pub use http::router;
 pub use judge::Kind;
-pub use mails::run_once as send_mails;
 pub use measure::{Memory, evaluate};
 pub use store::{Alert, NewAlert, create, create_own, get, list, list_own, remove, remove_own, update};
 pub(crate) use store::{check_of_catalogue, put_named};
 
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// Looks at every workspace that has alerts, and sends e-mails, until `stop`.
+/// Looks at every workspace that has alerts, until `stop`.
 pub async fn run(app: App, stop: CancellationToken) {
-    let mailer = Mailer::new(&app.config.mail).unwrap_or_else(|error| {
-        tracing::error!("no e-mail about alerts is sent: {error}");
-        None
-    });
     let mut memory = Memory::default();
     while !stop.is_cancelled() {
         tokio::select! {
             () = stop.cancelled() => break,
-            () = look(&app, &mut memory, mailer.as_ref()) => {}
+            () = look(&app, &mut memory) => {}
         }
         tokio::select! {
             () = stop.cancelled() => break,
@@ -49,7 +42,7 @@ pub async fn run(app: App, stop: CancellationToken) {
     }
 }
 
-async fn look(app: &App, memory: &mut Memory, mailer: Option<&Mailer>) {
+async fn look(app: &App, memory: &mut Memory) {
     let workspaces = match app.pg.acquire().await {
         Ok(mut conn) => workspace::all(&mut conn).await,
         Err(error) => Err(error.into()),
@@ -63,10 +56,5 @@ async fn look(app: &App, memory: &mut Memory, mailer: Option<&Mailer>) {
             }
         }
         Err(error) => tracing::warn!("alerts wait: {error}"),
-    }
-    if let Some(mailer) = mailer
-        && let Err(error) = mails::run_once(app, mailer).await
-    {
-        tracing::warn!("e-mails about alerts wait: {error}");
     }
 }

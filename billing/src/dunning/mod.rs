@@ -1,4 +1,4 @@
-//! What is done about unpaid invoices: when the payer is reminded ([`mails`]) and when not ([`policy`]), and what begins by
+//! What is done about unpaid invoices: when the payer is told what ([`mails`]) and when not ([`policy`]), and what begins by
 //! itself when a payment fails ([`failed`]).
 
 pub mod failed;
