@@ -8,12 +8,15 @@
 //! 4. [`decode`]: a record of each gateway's format, against parsing it into `serde_json::Value`. Needs no engines.
 //! 5. [`scale`]: questions over three months of events, against a scan of them and against raw JSON aggregated when
 //!    asked; only by name (`--only scale`), since it takes minutes and disk.
+//! 6. [`billing`]: a month of many subscriptions of ten prices, rated against a loop of the rating functions in memory and
+//!    drafted against PostgreSQL's insert of the same rows; only by name (`--only billing`).
 //!
 //! `cargo run --release -p farebox-bench -- --data DIR` uses the engines of a running `farebox up`, in databases and
 //! topics of its own that it removes. Without `--release` the ratios are worse, because only our side is unoptimised.
 #![forbid(unsafe_code)]
 
 mod bare;
+mod billing;
 mod collector;
 mod decide;
 mod decode;
@@ -49,7 +52,10 @@ struct Arguments {
     events: usize,
     #[command(flatten)]
     scale: scale::Options,
-    /// Only these: decode, decide, pipeline, collector, scale. All but scale unless given.
+    /// Subscriptions, of ten prices each, whose month is billed.
+    #[arg(long, default_value_t = 100_000)]
+    invoices: usize,
+    /// Only these: decode, decide, pipeline, collector, scale, billing. All but the last two unless given.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Exit with 1 when a ratio is below what must be kept.
@@ -59,7 +65,7 @@ struct Arguments {
 
 impl Arguments {
     fn wants(&self, name: &str) -> bool {
-        (self.only.is_empty() && name != "scale") || self.only.iter().any(|only| only == name)
+        (self.only.is_empty() && !["scale", "billing"].contains(&name)) || self.only.iter().any(|only| only == name)
     }
 }
 
@@ -71,7 +77,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     if arguments.wants("decode") {
         decode::measure(Duration::from_secs(arguments.seconds.max(1)), &mut report)?;
     }
-    if ["pipeline", "collector", "decide", "scale"].iter().any(|name| arguments.wants(name)) {
+    if ["pipeline", "collector", "decide", "scale", "billing"].iter().any(|name| arguments.wants(name)) {
         let file = arguments.engines.clone().unwrap_or_else(|| arguments.data.join("engines.json"));
         let bench = Bench::start(&file).await?;
         let measured = measure(&bench, &arguments, &mut report).await;
@@ -90,6 +96,9 @@ async fn measure(bench: &Bench, arguments: &Arguments, report: &mut Report) -> a
     }
     if arguments.wants("scale") {
         scale::measure(bench, &arguments.scale, report).await?;
+    }
+    if arguments.wants("billing") {
+        billing::measure(bench, arguments.invoices.max(1), report).await?;
     }
     if arguments.wants("collector") {
         collector::measure(bench, time, report).await?;
