@@ -16,6 +16,8 @@ pub fn note(done: &str) -> Option<Note> {
         "closed" => ("The month is closed for good.", ""),
         "counted" => ("Counted again.", "The result is below."),
         "compared" => ("Every invoice was derived again.", "The result is below."),
+        "credited" => ("The credit note is made.", ""),
+        "voided" => ("Voided, or Stripe is being asked.", "The state above says which."),
         "retried" => ("It is on its way to Stripe again.", ""),
         "alert-set" => ("You will be told.", "Once in a period."),
         "alert-removed" => ("It is removed.", ""),

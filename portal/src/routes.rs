@@ -105,6 +105,15 @@ pub fn table() -> Vec<Route> {
     t.get("/console/invoices/{id}/document.pdf", roles(HELPERS_AND_MONEY), console::invoices::pdf);
     t.post("/console/invoices/{id}/audit", roles(HELPERS_AND_MONEY), console::invoices::audit);
     t.post("/console/invoices/{id}/retry", roles(MONEY), console::invoices::retry);
+    t.get("/console/invoices/{id}/credit", roles(MONEY), console::credit_notes::ask);
+    t.get("/console/invoices/{id}/credit/confirm", roles(MONEY), console::credit_notes::confirm);
+    t.post("/console/invoices/{id}/credit", roles(MONEY), console::credit_notes::submit);
+    t.get("/console/credit-notes", roles(HELPERS_AND_MONEY), console::credit_notes::list);
+    t.get("/console/credit-notes.csv", roles(MONEY), console::credit_notes::file);
+    t.get("/console/credit-notes/{id}", roles(HELPERS_AND_MONEY), console::credit_notes::show);
+    t.get("/console/credit-notes/{id}/document.pdf", roles(HELPERS_AND_MONEY), console::credit_notes::pdf);
+    t.get("/console/credit-notes/{id}/void", roles(MONEY), console::credit_notes::confirm_void);
+    t.post("/console/credit-notes/{id}/void", roles(MONEY), console::credit_notes::submit_void);
     t.get("/console/close", roles(MONEY), console::close::show);
     t.get("/console/close/confirm", roles(MONEY), console::close::confirm);
     t.post("/console/close", roles(MONEY), console::close::submit);
@@ -246,6 +255,8 @@ mod tests {
         };
         assert_eq!(may(Method::POST, "/console/settings/stripe"), [Owner, Admin]);
         assert_eq!(may(Method::POST, "/console/close"), [Owner, Admin, Finance]);
+        assert_eq!(may(Method::POST, "/console/invoices/{id}/credit"), [Owner, Admin, Finance]);
+        assert_eq!(may(Method::POST, "/console/credit-notes/{id}/void"), [Owner, Admin, Finance]);
         assert_eq!(may(Method::POST, "/plan/change"), [ConsumerAdmin]);
         assert_eq!(may(Method::POST, "/payment"), [ConsumerAdmin]);
     }

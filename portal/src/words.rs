@@ -3,7 +3,9 @@
 use bigdecimal::{BigDecimal, Zero};
 pub use farebox_billing::allowance::allowance;
 use farebox_billing::plans::Plan;
-use farebox_billing::rating::plan::{Amounts, Decimal, Entitlement, Interval, Model, Per, PlanDefinition, Price, Tier, Unit};
+use farebox_billing::rating::plan::{
+    Amounts, Bound, Decimal, Entitlement, Interval, Measure, Model, Per, PlanDefinition, Price, Promise, Tier, Unit,
+};
 use farebox_core::money::{Currency, Money};
 
 use crate::format;
@@ -23,6 +25,7 @@ pub fn card(plan: &Plan, currency: Currency, current: bool) -> PlanCard {
         points.push(format!("Usage never costs more than {} {}", format::unit_price(cap, currency), every(definition.interval)));
     }
     points.extend(definition.entitlements.iter().flat_map(limits));
+    points.extend(definition.sla.iter().map(promise_of));
     points.dedup();
     let note = match &definition.trial {
         Some(trial) => format!("{} free first", format::counted(trial.days.into(), "day", "days")),
@@ -30,6 +33,25 @@ pub fn card(plan: &Plan, currency: Currency, current: bool) -> PlanCard {
         None => String::new(),
     };
     PlanCard { name: title(&plan.name), value: plan.name.clone(), price: headline(definition, plan.free, currency), points, note, current }
+}
+
+/// `Availability: 5 % back below 97 %, 15 % below 95 %`.
+fn promise_of(promise: &Promise) -> String {
+    // With every digit: 99.95 % is another promise than 99.9 %.
+    let share = |value: &Decimal| format!("{}\u{a0}%", format::quantity(&(&value.0 * BigDecimal::from(100))));
+    let measured = |value: &Decimal| match promise.measure {
+        Measure::Share { .. } => share(value),
+        Measure::Value { .. } => format::quantity(&value.0),
+    };
+    let credits = promise.credits.iter().enumerate().map(|(n, credit)| {
+        let back = if n == 0 { " back" } else { "" };
+        let (side, value) = match &credit.bound {
+            Bound::Below(value) => ("below", value),
+            Bound::Above(value) => ("above", value),
+        };
+        format!("{}{back} {side} {}", share(&credit.share), measured(value))
+    });
+    format!("{}: {}", promise.name, credits.collect::<Vec<_>>().join(", "))
 }
 
 /// `growth` -> `Growth`, `pay_as_you_go` -> `Pay as you go`.
@@ -260,6 +282,16 @@ mod tests {
             ]
         );
         assert_eq!(definition.entitlements.iter().flat_map(limits).collect::<Vec<_>>(), ["100 requests a second"]);
+    }
+
+    #[test]
+    fn a_promise_reads_as_what_is_given_back() {
+        let read = |promise: serde_json::Value| promise_of(&serde_json::from_value(promise).expect("a promise"));
+        let availability = serde_json::json!({"name": "Availability", "good": "answered", "of": "calls",
+            "credits": [{"below": "0.9995", "share": "0.05"}, {"below": "0.95", "share": "0.15"}]});
+        assert_eq!(read(availability), "Availability: 5\u{a0}% back below 99.95\u{a0}%, 15\u{a0}% below 95\u{a0}%");
+        let latency = serde_json::json!({"name": "Latency", "meter": "p95_ms", "credits": [{"above": "300", "share": "0.05"}]});
+        assert_eq!(read(latency), "Latency: 5\u{a0}% back above 300");
     }
 
     #[test]

@@ -98,6 +98,54 @@ pub async fn a_gap_is_billed_with_a_reason(suite: &Suite) {
     assert!(console.get(&link).await.contains("Nothing of it can be billed"));
 }
 
+/// A credit note is made from an invoice by line, after a question; a form that is sent twice credits once; and it is voided
+/// after another question.
+pub async fn a_credit_note_is_made_from_an_invoice(suite: &Suite) {
+    let world = World::new(suite, "crediting").await;
+    let console = Console::open(suite, &world).await;
+    let invoice = async || world.tenant.get(&format!("/api/v1/invoices/{}", world.invoice)).await;
+    let before = invoice().await;
+    let line = before["lines"][0]["id"].as_str().expect("a line").to_owned();
+    let path = format!("/console/invoices/{}/credit", world.invoice);
+    assert!(console.get(&format!("/console/invoices/{}", world.invoice)).await.contains(&path), "its page leads there");
+    assert!(console.get(&path).await.contains(&line));
+    let too_much = world.page(Method::GET, &format!("{path}/confirm?{line}=99999999")).header("cookie", &console.cookie);
+    let too_much = too_much.send().await.expect("an answer");
+    assert_eq!(too_much.status(), StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(too_much.text().await.expect("text").contains("which is left of"), "said at its line");
+
+    let asked = console.get(&format!("{path}/confirm?{line}=100&reason=duplicate&memo=It+was+billed+twice.")).await;
+    assert!(asked.contains("Credit $119.00 of"), "{asked}");
+    let left = asked.split("name=\"left\" value=\"").nth(1).and_then(|rest| rest.split('"').next()).expect("what is left").to_owned();
+    let form = async |path: &str, fields: &[(&str, &str)]| {
+        let fields: Vec<_> = [("csrf", console.csrf.as_str())].iter().chain(fields).copied().collect();
+        let sent = world.page(Method::POST, path).header("cookie", &console.cookie).form(&fields).send().await.expect("an answer");
+        let to = sent.headers().get("location").and_then(|to| to.to_str().ok()).unwrap_or_default().to_owned();
+        (sent.status(), to, sent.text().await.expect("text"))
+    };
+    let chosen = [(line.as_str(), "100"), ("reason", "duplicate"), ("memo", "It was billed twice.")];
+    let (status, _, said) = form(&path, &chosen).await;
+    assert!(status == StatusCode::OK && said.contains("Nothing was credited yet."), "no answer without the question: {said}");
+    let answered: Vec<_> = chosen.iter().copied().chain([("left", left.as_str())]).collect();
+    let (status, to, _) = form(&path, &answered).await;
+    assert_eq!(status, StatusCode::SEE_OTHER);
+    let (status, _, said) = form(&path, &answered).await;
+    assert!(status == StatusCode::OK && said.contains("Nothing was credited yet."), "sent twice: {said}");
+    let note = console.get(&to).await;
+    for part in ["Billed twice", "It was billed twice.", "Less is to be paid", "$119.00"] {
+        assert!(note.contains(part), "{part} in {note}");
+    }
+    let to = to.split('?').next().expect("an address");
+    let id = to.rsplit('/').next().expect("an id");
+    assert!(console.get("/console/credit-notes").await.contains(to) && console.get("/console/credit-notes.csv").await.contains(id));
+    assert_eq!(invoice().await["credited"], "120.32", "with the one that was there");
+
+    assert!(console.get(&format!("{to}/void")).await.contains("Void stays void."));
+    assert_eq!(form(&format!("{to}/void"), &[]).await.0, StatusCode::SEE_OTHER);
+    assert!(console.get(to).await.contains("It counts for nothing."));
+    assert_eq!(invoice().await["credited"], before["credited"]);
+}
+
 /// A dead letter is found by its text and seen with its bytes; replayed unchanged it stays, after a fix it is let in.
 pub async fn a_dead_letter_is_seen_and_replayed(suite: &Suite) {
     let world = World::new(suite, "letters").await;

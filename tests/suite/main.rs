@@ -12,6 +12,7 @@ mod access_gap;
 mod access_gateways;
 mod access_limits;
 mod access_provisioning;
+mod accounting;
 mod admin_doubles;
 mod alerts;
 mod billing;
@@ -200,15 +201,19 @@ fn main() -> ExitCode {
         billing_faults::killed_at_each_step_of_the_close,
         billing_stripe_faults::killed_at_each_step_of_the_push,
         billing_stripe_faults::killed_at_each_step_of_a_credit_note,
+        billing_stripe_faults::killed_at_each_step_of_a_voiding,
         credit_notes::an_open_invoice_asks_for_less,
+        credit_notes::a_credit_note_is_voided,
         credit_notes::a_paid_invoice_is_given_back,
         credit_notes::disputes_are_recorded,
         credit_notes::a_credit_note_is_a_document,
         finance::files_add_up,
         finance::documents_stay_as_they_were,
         finance::the_books_balance,
+        finance::prepaid_credits_are_earned,
         finance::invoices_are_settled_by_hand,
-        finance::accounting_systems_get_their_files,
+        accounting::accounting_systems_get_their_files,
+        accounting::accounting_systems_get_credit_notes,
         finance_mail::invoices_and_reminders_are_mailed_once,
         alerts::an_allowance_is_told_once_and_again_when_raised,
         alerts::a_consumer_sets_its_own,
@@ -229,6 +234,7 @@ fn main() -> ExitCode {
         stripe::the_same_bytes_are_sent_again,
         stripe::a_different_total_blocks,
         stripe::paid_by_webhooks_in_any_order,
+        stripe::an_older_endpoint_learns_newer_kinds,
         stripe::paid_although_no_webhook_arrives,
         stripe::a_forged_webhook_is_refused,
         stripe::keys_are_sealed,
@@ -236,6 +242,7 @@ fn main() -> ExitCode {
         walk_api::every_route_with_every_token,
         console::decisions_are_set_against_events,
         console::a_gap_is_billed_with_a_reason,
+        console::a_credit_note_is_made_from_an_invoice,
         console::a_dead_letter_is_seen_and_replayed,
         walk_pages::every_page_with_every_role,
         pages::everybody_can_use_every_page,

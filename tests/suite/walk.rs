@@ -3,7 +3,8 @@
 
 use chrono::{Datelike, Months, TimeDelta};
 use farebox_access::keys;
-use farebox_billing::{calendar, catalog, close, invoices, subscriptions};
+use farebox_billing::credit_notes::NewCreditNote;
+use farebox_billing::{calendar, catalog, close, credit_notes, invoices, subscriptions};
 use farebox_core::clock;
 use farebox_core::ids::ConsumerId;
 use farebox_core::workspace::{self, Workspace};
@@ -27,6 +28,7 @@ pub struct World {
     pub plan: String,
     pub subscription: String,
     pub invoice: String,
+    pub credit_note: String,
     /// What it comes to with tax, as the API and as pages write it: nothing else comes to this.
     pub total: [String; 2],
     pub source: String,
@@ -79,6 +81,11 @@ impl World {
         let invoice = invoices::list(&mut conn, &ws, &invoices::InvoiceFilter::default(), 10, "").await.expect("listed");
         let invoice = invoice.into_iter().find(|invoice| invoice.total.minor > 1_000_000).expect("two months' fees, and tax");
         let total = invoice.total.to_string();
+        let part = NewCreditNote {
+            lines: vec![(invoice.lines[0].id.clone(), Some("1.11".parse().expect("a decimal")))],
+            ..NewCreditNote::default()
+        };
+        let credit_note = credit_notes::credit(&suite.app, &ws, &invoice.id, &part, "a test").await.expect("a credit note");
         let subscription = subscriptions::current(&mut conn, &ws, &consumer).await.expect("listed").remove(0);
         let source = sources::list(&mut conn, &ws).await.expect("listed").remove(0);
         Self {
@@ -90,6 +97,7 @@ impl World {
             plan: tenant.get("/api/v1/plans").await["data"][0]["id"].as_str().expect("a plan").to_owned(),
             subscription: subscription.id.to_string(),
             invoice: invoice.id.to_string(),
+            credit_note: credit_note.id.to_string(),
             total: [format!("{},{}", &total[..2], &total[2..]), total],
             source: source.id.to_string(),
             dead_letter,
@@ -130,6 +138,7 @@ impl World {
             (_, path) if path.contains("/keys/") => self.key.clone(),
             (_, path) if path.contains("/plans/") => self.plan.clone(),
             (_, path) if path.contains("/subscriptions/") => self.subscription.clone(),
+            (_, path) if path.contains("/credit-notes/") => self.credit_note.clone(),
             (_, path) if path.contains("/invoices/") => self.invoice.clone(),
             (_, path) if path.contains("/sources/") => self.source.clone(),
             (_, path) if path.contains("/dead-letters/") => self.dead_letter.clone(),

@@ -4,6 +4,7 @@ use askama::Template;
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Redirect, Response};
 use farebox_billing::audit;
+use farebox_billing::credit_notes;
 use farebox_billing::invoices::{self, Invoice, InvoiceFilter, State as InvoiceState};
 use farebox_billing::stripe::{push, settings};
 use farebox_billing::summary;
@@ -47,6 +48,9 @@ pub struct InvoicePage {
     pub stripe_events: Table,
     pub audit: Option<Audit>,
     pub audit_action: String,
+    pub credit_notes: Table,
+    /// Where it can be credited; empty where it cannot.
+    pub credit: String,
     /// Where a push that is held back is tried again; empty when none is.
     pub retry_action: String,
 }
@@ -195,6 +199,8 @@ async fn invoice_page(portal: &Portal, ctx: &Ctx, invoice: &Invoice, audit: Opti
     let mut conn = portal.app.pg.acquire().await?;
     let consumer = consumers::get(&mut conn, &ctx.workspace.id, &invoice.consumer).await?;
     let status = settings::status(&mut conn, &ctx.workspace.id).await?;
+    let notes = credit_notes::of_invoice(&mut conn, &ctx.workspace.id, &invoice.id).await?;
+    let creditable = credit_notes::creditable(&mut conn, &ctx.workspace.id, invoice).await.is_ok();
     drop(conn);
     let blocked = status.invoices.blocked_invoices.iter().find(|b| b.invoice == invoice.id.as_str());
     let note =
@@ -223,6 +229,12 @@ async fn invoice_page(portal: &Portal, ctx: &Ctx, invoice: &Invoice, audit: Opti
         stripe,
         stripe_events: Table::default(),
         audit,
+        credit_notes: if notes.is_empty() { Table::default() } else { super::credit_notes::table(&notes, None, ctx) },
+        credit: if creditable && ctx.may_post("/console/invoices/{id}/credit") {
+            format!("/console/invoices/{}/credit", invoice.id)
+        } else {
+            String::new()
+        },
         audit_action: if invoice.state == InvoiceState::Draft { String::new() } else { format!("/console/invoices/{}/audit", invoice.id) },
         retry_action: if blocked.is_some() && ctx.is(&[Role::Owner, Role::Admin, Role::Finance]) {
             format!("/console/invoices/{}/retry", invoice.id)

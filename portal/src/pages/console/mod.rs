@@ -3,6 +3,7 @@
 pub mod alerts;
 pub mod close;
 pub mod consumers;
+pub mod credit_notes;
 pub mod dead_letters;
 pub mod invoices;
 pub mod kpis;
