@@ -170,7 +170,8 @@ async fn die_with_a_note(suite: &Suite, app: &App, step: &str, path: &str) -> Ve
 }
 
 async fn when(app: &App, shop: &Shop, note: &CreditNoteId, state: State, what: &str) -> CreditNote {
-    eventually(&format!("the credit note, {what}"), IN_TIME, || async {
+    // A lease that its holder died with, and then Stripe's fault.
+    eventually(&format!("the credit note, {what}"), 2 * IN_TIME, || async {
         credit_notes::run_once(app).await.expect("PostgreSQL");
         let mut conn = app.pg.acquire().await.expect("PostgreSQL");
         let found = credit_notes::get(&mut conn, &shop.workspace, note).await.expect("PostgreSQL");

@@ -71,7 +71,10 @@ pub async fn ask(conn: &mut PgConnection, workspace: &Workspace, id: &CreditNote
         (_, Settles::Open, _) => return refused("Its invoice is not open any more. What is owed after all belongs on a new invoice."),
     }
     sqlx::query!(
-        "UPDATE credit_notes SET voiding_since = coalesce(voiding_since, $2), voided_by = coalesce(voided_by, $3), next_at = $4, error = NULL
+        // What issued it may have left its lease.
+        "UPDATE credit_notes SET voiding_since = coalesce(voiding_since, $2), voided_by = coalesce(voided_by, $3), next_at = $4, error = NULL,
+                attempts = CASE WHEN voiding_since IS NULL THEN 0 ELSE attempts END,
+                leased_until = CASE WHEN voiding_since IS NULL THEN NULL ELSE leased_until END
          WHERE id = $1",
         id.as_str(),
         workspace.clock.now(),

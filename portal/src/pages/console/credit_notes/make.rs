@@ -125,7 +125,8 @@ fn form(ctx: &Ctx, about: &About, choice: &Choice, note: Option<Note>, wrong: Op
         if let Some((_, said)) = wrong.as_ref().filter(|(of, _)| of == id.as_str()) {
             amount.wrong(said);
         }
-        Some(Row { id: id.to_string(), name: line.name.clone(), left: format::money(*left), amount })
+        let name = format!("{}, {}", line.name, format::period(line.period.start, line.period.end, ctx.tz()));
+        Some(Row { id: id.to_string(), name, left: format::money(*left), amount })
     });
     let chosen = choice.to().or(about.creditable.ways.first().copied());
     let ways = WAYS.iter().filter(|(_, _, to)| about.creditable.ways.contains(to));
@@ -195,8 +196,9 @@ fn confirm_page(ctx: &Ctx, about: &About, choice: &Choice, preview: &Preview, no
     let columns = vec![Column::text("Line"), Column::number("Net"), Column::number("Tax")];
     let line = |id: &farebox_core::ids::InvoiceLineId| about.invoice.lines.iter().find(|line| line.id == *id);
     let rows = preview.parts.iter().map(|part| {
-        let name = line(&part.line).map_or_else(String::new, |line| line.name.clone());
-        vec![Cell::text(name), Cell::text(format::money(part.net)), Cell::text(format::money(part.tax))]
+        let name = line(&part.line)
+            .map_or_else(Cell::default, |line| Cell::text(&line.name).sub(format::period(line.period.start, line.period.end, ctx.tz())));
+        vec![name, Cell::text(format::money(part.net)), Cell::text(format::money(part.tax))]
     });
     let total = format::money(preview.sums.total);
     let left = preview.left.checked_sub(preview.sums.total).unwrap_or(preview.left);

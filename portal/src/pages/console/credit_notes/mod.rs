@@ -3,7 +3,7 @@
 mod make;
 mod void;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use askama::Template;
 use axum::extract::{Path, Query, State};
@@ -91,7 +91,7 @@ fn reason(reason: Reason) -> &'static str {
 }
 
 /// Of credit notes on any page: with the consumer, or without where the page is about one.
-pub fn table(notes: &[CreditNote], names: Option<&HashMap<String, String>>, ctx: &Ctx) -> Table {
+pub fn table(notes: &[CreditNote], names: Option<&BTreeMap<String, String>>, ctx: &Ctx) -> Table {
     let mut columns = vec![Column::text("Credit note")];
     columns.extend(names.map(|_| Column::text("Consumer")));
     columns.extend(names.map(|_| Column::text("Corrects")));
@@ -169,8 +169,8 @@ pub async fn show(State(portal): State<Portal>, ctx: Ctx, Path(id): Path<String>
     let consumer = consumer.map_or_else(|| note.consumer.to_string(), |consumer| consumer.name);
     let mut facts = Facts::default()
         .cell("Corrects", Cell::link(&note.invoice_number, format!("/console/invoices/{}", note.invoice)))
-        .cell("Consumer", Cell::link(consumer, format!("/console/consumers/{}", note.consumer)))
         .with("What it does", what_it_does(note.settles))
+        .cell("Consumer", Cell::link(consumer, format!("/console/consumers/{}", note.consumer)))
         .with("Reason", reason(note.reason));
     if let Some(memo) = &note.memo {
         facts = facts.with("For the buyer", memo);
@@ -189,6 +189,7 @@ pub async fn show(State(portal): State<Portal>, ctx: Ctx, Path(id): Path<String>
     let lines = note.lines.iter().map(|line| {
         let all = line.amount == line.of.left();
         let of = if all { "all of it".to_owned() } else { format!("of {}", format::money(line.of.left())) };
+        let of = format!("{of}, {}", format::period(line.of.period.start, line.of.period.end, tz));
         vec![Cell::text(&line.name).sub(of), Cell::text(format::money(line.net)), Cell::text(format::money(line.tax))]
     });
     page(&CreditNotePage {
