@@ -11,6 +11,7 @@ use sqlx::PgConnection;
 
 use crate::gather::recount;
 use crate::invoices::{self, Invoice, InvoiceLine};
+use crate::rating::lines::Basis;
 use crate::rating::plan::{Price, Proration};
 use crate::rating::usage::usage as usage_lines;
 use crate::rating::{Line, LineKind, Scope, Usage};
@@ -171,8 +172,10 @@ async fn rerate(
     let zone = workspace.time_zone;
     let (usage, again) = recount(app, ws, &price, line.value.as_deref(), sealed, invoice.currency).await?;
     let (of, usage) = match &line.basis {
-        // What came before in the period is as it was when the line was rated.
-        Some(basis) => (basis.of, Usage { before: basis.usage.before.clone(), prior: basis.usage.prior.clone(), ..usage }),
+        // What came before in the period, and what was prepaid, is as it was when the line was rated.
+        Some(Basis { of, usage: sealed }) => {
+            (*of, Usage { before: sealed.before.clone(), prior: sealed.prior.clone(), prepaid: sealed.prepaid.clone(), ..usage })
+        }
         None => (calendar::period_of(line.period.start, zone)?, usage),
     };
     let scope = Scope { currency: invoice.currency, zone, period: of, part: line.period, proration };

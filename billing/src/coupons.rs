@@ -40,8 +40,8 @@ pub struct Coupon {
     pub archived: bool,
 }
 
-/// A coupon to be made; checked by [`create`].
-#[derive(Debug, Clone, Default)]
+/// A coupon to be made; checked by [`create`] and [`put`].
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct NewCoupon {
     pub code: String,
     pub name: String,
@@ -54,7 +54,15 @@ pub struct NewCoupon {
     pub max_redemptions: Option<i32>,
 }
 
-pub async fn create(conn: &mut PgConnection, ws: &WorkspaceId, new: NewCoupon) -> Result<Coupon, BillingError> {
+impl NewCoupon {
+    /// As it stands on invoices: the code where it has no name.
+    fn shown(&self) -> String {
+        if self.name.trim().is_empty() { self.code.clone() } else { self.name.clone() }
+    }
+}
+
+/// Whether a coupon to be made is right in itself.
+pub(crate) fn check(new: &NewCoupon) -> Result<(), BillingError> {
     let (zero, one) = (BigDecimal::from(0), BigDecimal::from(1));
     match (&new.share, &new.amounts) {
         (Some(share), None) if *share > zero && *share <= one => {}
@@ -77,9 +85,13 @@ pub async fn create(conn: &mut PgConnection, ws: &WorkspaceId, new: NewCoupon) -
     if new.max_redemptions.is_some_and(|most| most < 1) {
         return Err(BillingError::invalid("/max_redemptions", "is at least 1; leave it out for any number"));
     }
+    Ok(())
+}
+
+pub async fn create(conn: &mut PgConnection, ws: &WorkspaceId, new: NewCoupon) -> Result<Coupon, BillingError> {
+    check(&new)?;
     let id = CouponId::new();
-    let amounts = new.amounts.as_ref().map(serde_json::to_value).transpose().map_err(|e| BillingError::unreadable("a coupon", e))?;
-    let name = if new.name.trim().is_empty() { new.code.clone() } else { new.name };
+    let name = new.shown();
     let made = sqlx::query!(
         "INSERT INTO coupons (id, workspace_id, code, name, share, amounts, periods, prices, plans, redeem_by, max_redemptions, created_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) ON CONFLICT ON CONSTRAINT coupons_code_once DO NOTHING",
@@ -88,7 +100,7 @@ pub async fn create(conn: &mut PgConnection, ws: &WorkspaceId, new: NewCoupon) -
         new.code,
         name,
         new.share,
-        amounts,
+        stored(new.amounts.as_ref())?,
         new.periods,
         &new.prices,
         &new.plans,
@@ -105,6 +117,69 @@ pub async fn create(conn: &mut PgConnection, ws: &WorkspaceId, new: NewCoupon) -
         ));
     }
     list(conn, ws).await?.into_iter().find(|coupon| coupon.id == id).ok_or(BillingError::NotFound("coupon"))
+}
+
+fn stored(amounts: Option<&Amounts>) -> Result<Option<serde_json::Value>, BillingError> {
+    amounts.map(serde_json::to_value).transpose().map_err(|e| BillingError::unreadable("a coupon", e))
+}
+
+/// What [`put`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Put {
+    Created,
+    Changed,
+    Unchanged,
+}
+
+/// The coupon of this code as wanted, and retired or given out (again). What it takes off from what, and for how long, was
+/// promised to whoever redeemed it, and does not change any more.
+pub async fn put(conn: &mut PgConnection, ws: &WorkspaceId, wanted: &NewCoupon, retired: bool) -> Result<Put, BillingError> {
+    check(wanted)?;
+    // As for a redemption: one that comes at the same time sees what was changed, or is seen.
+    sqlx::query!("SELECT id FROM coupons WHERE workspace_id = $1 AND code = $2 FOR UPDATE", ws.as_str(), wanted.code)
+        .fetch_optional(&mut *conn)
+        .await?;
+    let Some(before) = list(conn, ws).await?.into_iter().find(|coupon| coupon.code == wanted.code) else {
+        let made = create(conn, ws, wanted.clone()).await?;
+        if retired {
+            archive(conn, ws, &made.id).await?;
+        }
+        return Ok(Put::Created);
+    };
+    let same = (before.share.as_ref().map(|share| &share.0), &before.amounts, before.periods, &before.prices, &before.plans)
+        == (wanted.share.as_ref(), &wanted.amounts, wanted.periods, &wanted.prices, &wanted.plans);
+    if !same && before.redeemed > 0 {
+        let detail = format!(
+            "The coupon `{}` was redeemed, so what it takes off never changes. Retire it, and make the change under another code.",
+            wanted.code
+        );
+        return Err(BillingError::conflict("coupon-redeemed", detail));
+    }
+    let as_before = (&before.name, before.redeem_by, before.max_redemptions, before.archived)
+        == (&wanted.shown(), wanted.redeem_by, wanted.max_redemptions, retired);
+    if same && as_before {
+        return Ok(Put::Unchanged);
+    }
+    sqlx::query!(
+        "UPDATE coupons SET name = $3, share = $4, amounts = $5, periods = $6, prices = $7, plans = $8, redeem_by = $9, max_redemptions = $10,
+                            archived_at = CASE WHEN $11 THEN coalesce(archived_at, $12::timestamptz) END
+         WHERE workspace_id = $1 AND id = $2",
+        ws.as_str(),
+        before.id.as_str(),
+        wanted.shown(),
+        wanted.share,
+        stored(wanted.amounts.as_ref())?,
+        wanted.periods,
+        &wanted.prices,
+        &wanted.plans,
+        wanted.redeem_by,
+        wanted.max_redemptions,
+        retired,
+        clock::now()
+    )
+    .execute(conn)
+    .await?;
+    Ok(Put::Changed)
 }
 
 /// By code, those that are archived too.
@@ -250,8 +325,9 @@ pub(crate) async fn redeemed(
            JOIN subscription_coupons s ON s.subscription_id = w.subscription_id JOIN coupons c ON c.id = s.coupon_id
            WHERE s.removed_at IS NULL
              AND (c.periods IS NULL OR c.periods > (
-                 SELECT count(DISTINCT i.period_start) FROM invoice_discounts d JOIN invoices i ON i.id = d.invoice_id
-                 WHERE d.coupon_id = c.id AND i.subscription_id = s.subscription_id AND i.period_start <> w.start AND i.state <> 'void'))
+                 SELECT count(DISTINCT p.period_start) FROM invoice_discounts d JOIN invoices i ON i.id = d.invoice_id
+                 JOIN invoice_parts p ON p.invoice_id = i.id AND p.subscription_id = d.subscription_id
+                 WHERE d.coupon_id = c.id AND d.subscription_id = s.subscription_id AND p.period_start <> w.start AND i.state <> 'void'))
            ORDER BY s.id"#,
         &ids,
         &starts
@@ -265,7 +341,9 @@ pub(crate) async fn redeemed(
             (None, Some(amounts)) => Off::Fixed(serde_json::from_value(amounts).map_err(|e| BillingError::unreadable("a coupon", e))?),
             (None, None) => continue,
         };
-        let discount = Discount { id: row.id, name: row.name, off, prices: row.prices };
+        // Of the coupon and the subscription: others on the same invoice may have it too.
+        let id = format!("{} {}", row.id, row.subscription);
+        let discount = Discount { id, name: row.name, off, prices: row.prices, lines: None };
         found.entry(row.subscription).or_default().push(Redeemed { discount, plans: row.plans });
     }
     Ok(found)
@@ -278,13 +356,15 @@ pub(crate) async fn record(
     invoice: &InvoiceId,
     taken: &[(String, Money)],
 ) -> Result<(), BillingError> {
-    for (coupon, amount) in taken {
+    for (id, amount) in taken {
+        let (coupon, subscription) = id.split_once(' ').ok_or_else(|| BillingError::unreadable("a discount", id))?;
         sqlx::query!(
-            "INSERT INTO invoice_discounts (invoice_id, coupon_id, workspace_id, amount_minor) VALUES ($1, $2, $3, $4)",
+            "INSERT INTO invoice_discounts (invoice_id, coupon_id, workspace_id, amount_minor, subscription_id) VALUES ($1, $2, $3, $4, $5)",
             invoice.as_str(),
             coupon,
             ws.as_str(),
-            amount.minor
+            amount.minor,
+            subscription
         )
         .execute(&mut *conn)
         .await?;

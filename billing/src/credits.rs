@@ -3,12 +3,15 @@
 
 use std::collections::HashMap;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Days, TimeDelta, Utc};
+use chrono_tz::Tz;
 use farebox_core::clock;
-use farebox_core::ids::{ConsumerId, GrantId, InvoiceId, WorkspaceId};
+use farebox_core::ids::{ConsumerId, GrantId, InvoiceId, PlanVersionId, SubscriptionId, WorkspaceId};
 use farebox_core::money::{Currency, Money};
+use farebox_core::period::resolve;
+use farebox_core::workspace::Workspace;
 use serde::{Deserialize, Serialize};
-use sqlx::PgConnection;
+use sqlx::{Connection, PgConnection};
 
 use crate::BillingError;
 
@@ -26,7 +29,7 @@ pub enum GrantKind {
 }
 
 impl GrantKind {
-    fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Paid => "paid",
             Self::Promotional => "promotional",
@@ -56,6 +59,10 @@ pub struct Grant {
     pub effective_at: DateTime<Utc>,
     pub expires_at: Option<DateTime<Utc>>,
     pub rollover: Option<Rollover>,
+    /// Only for this subscription, whose plan includes it.
+    pub subscription: Option<SubscriptionId>,
+    /// Only for lines of prices of these names; for all when empty.
+    pub prices: Vec<String>,
 }
 
 /// What goes on at the expiry: at most `most` of what is left, for `days` days more.
@@ -109,16 +116,33 @@ pub async fn grant(conn: &mut PgConnection, ws: &WorkspaceId, new: NewGrant) -> 
     if farebox_metering::consumers::get(conn, ws, &new.consumer).await?.is_none() {
         return Err(BillingError::NotFound("consumer"));
     }
-    let id = insert(conn, ws, &new, None).await?;
+    let id = insert(conn, ws, &new, &Origin::default()).await?.ok_or(BillingError::NotFound("grant"))?;
     get(conn, ws, &id).await?.ok_or(BillingError::NotFound("grant"))
 }
 
-async fn insert(conn: &mut PgConnection, ws: &WorkspaceId, new: &NewGrant, rolled_from: Option<&GrantId>) -> Result<GrantId, BillingError> {
+/// Where a grant comes from, if nobody gave it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Origin<'a> {
+    pub rolled_from: Option<&'a GrantId>,
+    pub subscription: Option<&'a SubscriptionId>,
+    /// Of the period it comes with: where it begins, and the plan version that includes it.
+    pub period: Option<(DateTime<Utc>, &'a PlanVersionId)>,
+    pub prices: &'a [String],
+}
+
+/// None when it is there already: a period comes with it once.
+pub(crate) async fn insert(
+    conn: &mut PgConnection,
+    ws: &WorkspaceId,
+    new: &NewGrant,
+    origin: &Origin<'_>,
+) -> Result<Option<GrantId>, BillingError> {
     let id = GrantId::new();
-    sqlx::query!(
+    let made = sqlx::query!(
         "INSERT INTO credit_grants (id, workspace_id, consumer_id, name, kind, currency, amount_minor, balance_minor, taxed, priority, effective_at,
-                                    expires_at, rollover_minor, rollover_days, rolled_from, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, 0, $8, $9, $10, $11, $12, $13, $14, $15)",
+                                    expires_at, rollover_minor, rollover_days, rolled_from, created_at, subscription_id, period_start, plan_version_id, prices)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, 0, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)
+         ON CONFLICT (subscription_id, period_start, name) WHERE period_start IS NOT NULL AND NOT withdrawn DO NOTHING",
         id.as_str(),
         ws.as_str(),
         new.consumer.as_str(),
@@ -132,13 +156,35 @@ async fn insert(conn: &mut PgConnection, ws: &WorkspaceId, new: &NewGrant, rolle
         new.expires_at,
         new.rollover.map(|r| r.most.minor),
         new.rollover.map(|r| r.days),
-        rolled_from.map(GrantId::as_str),
-        clock::now()
+        origin.rolled_from.map(GrantId::as_str),
+        clock::now(),
+        origin.subscription.map(SubscriptionId::as_str),
+        origin.period.map(|(start, _)| start),
+        origin.period.map(|(_, version)| version.as_str()),
+        origin.prices
     )
     .execute(&mut *conn)
     .await?;
+    if made.rows_affected() == 0 {
+        return Ok(None);
+    }
     post(conn, ws, &id, ("granted", "balance"), new.amount.minor, None).await?;
-    Ok(id)
+    Ok(Some(id))
+}
+
+/// Takes back what is left of a grant that came with a period, since the period comes with another, or with none. What was used
+/// of it stays used.
+pub(crate) async fn withdraw(conn: &mut PgConnection, ws: &WorkspaceId, id: &GrantId) -> Result<Money, BillingError> {
+    let voided = void(conn, ws, id).await?;
+    sqlx::query!("UPDATE credit_grants SET withdrawn = true WHERE id = $1", id.as_str()).execute(&mut *conn).await?;
+    let used = sqlx::query_scalar!(
+        r#"SELECT coalesce(sum(CASE WHEN to_account = 'used' THEN amount_minor ELSE -amount_minor END), 0)::bigint AS "used!" FROM credit_entries
+           WHERE grant_id = $1 AND 'used' IN (from_account, to_account)"#,
+        id.as_str()
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(Money::new(used, voided.currency))
 }
 
 /// Moves an amount; the grant's balance follows.
@@ -186,7 +232,7 @@ async fn select(
 ) -> Result<Vec<Grant>, BillingError> {
     let rows = sqlx::query!(
         r#"SELECT id AS "id: GrantId", consumer_id AS "consumer: ConsumerId", name, kind AS "kind: GrantKind", currency, amount_minor, balance_minor,
-                  taxed, priority, effective_at, expires_at, rollover_minor, rollover_days
+                  taxed, priority, effective_at, expires_at, rollover_minor, rollover_days, subscription_id AS "subscription: SubscriptionId", prices
            FROM credit_grants WHERE workspace_id = $1 AND ($2::text IS NULL OR id = $2) AND ($3::text[] IS NULL OR consumer_id = ANY($3))
            ORDER BY priority, expires_at NULLS LAST, id"#,
         ws.as_str(),
@@ -213,6 +259,8 @@ async fn select(
                 effective_at: row.effective_at,
                 expires_at: row.expires_at,
                 rollover,
+                subscription: row.subscription,
+                prices: row.prices,
             })
         })
         .collect()
@@ -242,17 +290,20 @@ pub async fn entries(conn: &mut PgConnection, ws: &WorkspaceId, grant: &GrantId)
         .collect()
 }
 
-/// What is left to consumers, in the order of use. Locked until the transaction ends when it is to be used.
+/// What is left to consumers, in the order of use. When it is to be used it is locked until the transaction ends, and what is
+/// over expires or rolls over first, so that the period after finds it.
 pub(crate) async fn usable(
     conn: &mut PgConnection,
-    ws: &WorkspaceId,
+    workspace: &Workspace,
     consumers: &[String],
     lock: bool,
 ) -> Result<HashMap<ConsumerId, Vec<Grant>>, BillingError> {
+    let ws = &workspace.id;
     if lock {
         let sql =
             "SELECT id FROM credit_grants WHERE workspace_id = $1 AND consumer_id = ANY($2) AND balance_minor > 0 ORDER BY id FOR UPDATE";
         sqlx::query(sql).bind(ws.as_str()).bind(consumers).execute(&mut *conn).await?;
+        expire(conn, workspace, Some(consumers), workspace.clock.now()).await?;
     }
     let mut found: HashMap<ConsumerId, Vec<Grant>> = HashMap::new();
     for grant in select(conn, ws, None, Some(consumers)).await?.into_iter().filter(|grant| grant.balance.minor > 0) {
@@ -305,26 +356,37 @@ pub async fn void(conn: &mut PgConnection, ws: &WorkspaceId, id: &GrantId) -> Re
     get(conn, ws, id).await?.ok_or(BillingError::NotFound("grant"))
 }
 
-/// Expires what is over by `now`, and rolls over what may go on. Safe to repeat. What a period that is over and not
-/// closed yet may still use is left until then.
-pub(crate) async fn expire(conn: &mut PgConnection, ws: &WorkspaceId, now: DateTime<Utc>) -> Result<usize, BillingError> {
+/// Expires what is over by `now`, and rolls over what may go on: of these consumers, or of all. All of it or nothing, and safe
+/// to repeat. What a period that is not closed yet may still use is left until then.
+pub(crate) async fn expire(
+    conn: &mut PgConnection,
+    workspace: &Workspace,
+    consumers: Option<&[String]>,
+    now: DateTime<Utc>,
+) -> Result<usize, BillingError> {
+    let ws = &workspace.id;
+    let mut transaction = conn.begin().await?;
+    // Credits serve a period whose last minute they are valid in.
     let due = sqlx::query_scalar!(
-        r#"SELECT id AS "id: GrantId" FROM credit_grants g WHERE workspace_id = $1 AND balance_minor > 0 AND expires_at <= $2
-             AND NOT EXISTS (SELECT FROM subscriptions s WHERE s.workspace_id = $1 AND s.consumer_id = g.consumer_id AND s.closes_at <= $2)
+        r#"SELECT id AS "id: GrantId" FROM credit_grants g
+           WHERE workspace_id = $1 AND balance_minor > 0 AND expires_at <= $2 AND ($3::text[] IS NULL OR consumer_id = ANY($3))
+             AND NOT EXISTS (SELECT FROM subscriptions s WHERE s.workspace_id = $1 AND s.consumer_id = g.consumer_id
+                             AND s.closes_at < g.expires_at + interval '1 minute')
            ORDER BY id FOR UPDATE SKIP LOCKED"#,
         ws.as_str(),
-        now
+        now,
+        consumers
     )
-    .fetch_all(&mut *conn)
+    .fetch_all(&mut *transaction)
     .await?;
     for id in &due {
-        let Some(grant) = get(conn, ws, id).await? else { continue };
+        let Some(grant) = get(&mut transaction, ws, id).await? else { continue };
         let rolled = sqlx::query_scalar!(r#"SELECT EXISTS (SELECT FROM credit_grants WHERE rolled_from = $1) AS "rolled!""#, id.as_str())
-            .fetch_one(&mut *conn)
+            .fetch_one(&mut *transaction)
             .await?;
         let goes_on = grant.rollover.filter(|_| !rolled).map_or(0, |r| r.most.minor.min(grant.balance.minor));
         if let (Some(rollover), Some(expiry), true) = (grant.rollover, grant.expires_at, goes_on > 0) {
-            post(conn, ws, id, ("balance", "rolled_over"), goes_on, None).await?;
+            post(&mut transaction, ws, id, ("balance", "rolled_over"), goes_on, None).await?;
             let next = NewGrant {
                 consumer: grant.consumer.clone(),
                 name: grant.name.clone(),
@@ -333,12 +395,20 @@ pub(crate) async fn expire(conn: &mut PgConnection, ws: &WorkspaceId, now: DateT
                 taxed: grant.taxed,
                 priority: grant.priority,
                 effective_at: expiry,
-                expires_at: Some(expiry + TimeDelta::days(i64::from(rollover.days))),
+                expires_at: Some(days_after(expiry, rollover.days, workspace.time_zone)),
                 rollover: None,
             };
-            insert(conn, ws, &next, Some(id)).await?;
+            let origin = Origin { rolled_from: Some(id), subscription: grant.subscription.as_ref(), period: None, prices: &grant.prices };
+            insert(&mut transaction, ws, &next, &origin).await?;
         }
-        post(conn, ws, id, ("balance", "expired"), grant.balance.minor - goes_on, None).await?;
+        post(&mut transaction, ws, id, ("balance", "expired"), grant.balance.minor - goes_on, None).await?;
     }
+    transaction.commit().await?;
     Ok(due.len())
+}
+
+/// By the workspace's calendar: where clocks change a day is not 24 hours, and a period's end would be missed by one.
+pub(crate) fn days_after(at: DateTime<Utc>, days: i32, zone: Tz) -> DateTime<Utc> {
+    let local = at.with_timezone(&zone).naive_local().checked_add_days(Days::new(u64::from(days.unsigned_abs())));
+    local.map_or(at + TimeDelta::days(i64::from(days)), |local| resolve(local, zone))
 }

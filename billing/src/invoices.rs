@@ -1,9 +1,11 @@
 //! Invoices: written once by [`crate::close`], immutable when issued (the database refuses otherwise), moved along
 //! their states: draft -> issued -> paid | void | uncollectible; uncollectible -> paid | void.
 
+use std::collections::HashMap;
+
 use bigdecimal::BigDecimal;
 use chrono::{DateTime, Utc};
-use farebox_core::ids::{AddOnId, ConsumerId, InvoiceId, InvoiceLineId, PlanVersionId, SubscriptionId, WorkspaceId};
+use farebox_core::ids::{AddOnId, ConsumerId, GrantId, InvoiceId, InvoiceLineId, PlanVersionId, SubscriptionId, WorkspaceId};
 use farebox_core::money::{Currency, Money, decimal_string};
 use farebox_core::period::Period;
 use serde::Serialize;
@@ -12,7 +14,7 @@ use sqlx::{Connection, PgConnection};
 use crate::rating::LineKind;
 use crate::rating::lines::Basis;
 use crate::rating::plan::Collect;
-use crate::{BillingError, credits};
+use crate::{BillingError, credits, units};
 
 pub use crate::preview::preview;
 
@@ -49,7 +51,10 @@ pub struct Invoice {
     pub kind: String,
     pub sequence: i32,
     pub consumer: ConsumerId,
+    /// Of a consolidated one, the first of those that its lines name.
     pub subscription: SubscriptionId,
+    /// It is for several subscriptions of the consumer, whose periods end together.
+    pub consolidated: bool,
     pub period: Period,
     #[schema(value_type = String)]
     pub currency: Currency,
@@ -82,6 +87,17 @@ pub struct Invoice {
     /// Why no tax is charged.
     pub tax_note: Option<String>,
     pub lines: Vec<InvoiceLine>,
+    /// Prepaid credits used before tax, by grant: together what its lines have as `credit`. Those after tax are lines.
+    pub credits: Vec<InvoiceCredit>,
+}
+
+/// What an invoice used of a grant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct InvoiceCredit {
+    pub grant: GrantId,
+    pub name: String,
+    #[schema(value_type = String)]
+    pub amount: Money,
 }
 
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
@@ -121,6 +137,10 @@ pub struct InvoiceLine {
     pub basis: Option<Basis>,
     /// The first line that billed what this one corrects or continues.
     pub adjusts: Option<InvoiceLineId>,
+    /// None of what is of no subscription: carried over, or prepaid credits after tax.
+    pub subscription: Option<SubscriptionId>,
+    /// What the subscription is called by among others on a consolidated invoice.
+    pub section: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
@@ -142,6 +162,11 @@ impl Invoice {
 }
 
 impl InvoiceLine {
+    /// Its name, with its subscription's where the invoice has several.
+    pub fn title(&self) -> String {
+        self.section.as_ref().map_or_else(|| self.name.clone(), |section| format!("{section}: {}", self.name))
+    }
+
     /// What is left of it after discounts and credits, with the tax where it is inclusive.
     pub fn left(&self) -> Money {
         Money::new(self.amount.minor - self.discount.minor - self.credit.minor, self.amount.currency)
@@ -175,6 +200,7 @@ struct Row {
     sequence: i32,
     consumer: ConsumerId,
     subscription: SubscriptionId,
+    consolidated: bool,
     period_start: DateTime<Utc>,
     period_end: DateTime<Utc>,
     currency: String,
@@ -198,7 +224,7 @@ struct Row {
 }
 
 impl Row {
-    fn into_invoice(self, lines: Vec<InvoiceLine>) -> Result<Invoice, BillingError> {
+    fn into_invoice(self, lines: Vec<InvoiceLine>, credits: Vec<(GrantId, String, i64)>) -> Result<Invoice, BillingError> {
         let currency: Currency = self.currency.parse().map_err(|e| BillingError::unreadable("an invoice", e))?;
         Ok(Invoice {
             id: self.id,
@@ -208,6 +234,7 @@ impl Row {
             sequence: self.sequence,
             consumer: self.consumer,
             subscription: self.subscription,
+            consolidated: self.consolidated,
             period: Period { start: self.period_start, end: self.period_end },
             currency,
             subtotal: Money::new(self.subtotal_minor, currency),
@@ -228,6 +255,10 @@ impl Row {
             hosted_url: self.hosted_url,
             tax_note: self.tax_note,
             lines,
+            credits: credits
+                .into_iter()
+                .map(|(grant, name, minor)| InvoiceCredit { grant, name, amount: Money::new(minor, currency) })
+                .collect(),
         })
     }
 }
@@ -243,11 +274,12 @@ pub async fn list(
     let rows = sqlx::query_as!(
         Row,
         r#"SELECT id AS "id: InvoiceId", number, state AS "state: State", kind, sequence, consumer_id AS "consumer: ConsumerId",
-                  subscription_id AS "subscription: SubscriptionId", period_start, period_end, currency, subtotal_minor, tax_minor, total_minor, credited_minor,
-                  collect, due_days, seller, buyer, created_at, issued_at, due_at, paid_at, carried,
+                  subscription_id AS "subscription: SubscriptionId", consolidated, period_start, period_end, currency, subtotal_minor, tax_minor,
+                  total_minor, credited_minor, collect, due_days, seller, buyer, created_at, issued_at, due_at, paid_at, carried,
                   carried_into AS "carried_into: InvoiceId", stripe_id, hosted_url, tax_note
            FROM invoices
-           WHERE workspace_id = $1 AND ($2::text IS NULL OR consumer_id = $2) AND ($3::text IS NULL OR subscription_id = $3)
+           WHERE workspace_id = $1 AND ($2::text IS NULL OR consumer_id = $2)
+             AND ($3::text IS NULL OR EXISTS (SELECT FROM invoice_parts p WHERE p.invoice_id = invoices.id AND p.subscription_id = $3))
              AND ($4::text IS NULL OR state = $4) AND ($5 = '' OR id < $5)
            ORDER BY id DESC LIMIT $6"#,
         workspace.as_str(),
@@ -271,8 +303,8 @@ pub async fn by_ids(conn: &mut PgConnection, workspace: &WorkspaceId, ids: &[Str
     let rows = sqlx::query_as!(
         Row,
         r#"SELECT id AS "id: InvoiceId", number, state AS "state: State", kind, sequence, consumer_id AS "consumer: ConsumerId",
-                  subscription_id AS "subscription: SubscriptionId", period_start, period_end, currency, subtotal_minor, tax_minor, total_minor, credited_minor,
-                  collect, due_days, seller, buyer, created_at, issued_at, due_at, paid_at, carried,
+                  subscription_id AS "subscription: SubscriptionId", consolidated, period_start, period_end, currency, subtotal_minor, tax_minor,
+                  total_minor, credited_minor, collect, due_days, seller, buyer, created_at, issued_at, due_at, paid_at, carried,
                   carried_into AS "carried_into: InvoiceId", stripe_id, hosted_url, tax_note
            FROM invoices WHERE workspace_id = $1 AND id = ANY($2)"#,
         workspace.as_str(),
@@ -286,15 +318,28 @@ pub async fn by_ids(conn: &mut PgConnection, workspace: &WorkspaceId, ids: &[Str
 async fn with_lines(conn: &mut PgConnection, rows: Vec<Row>) -> Result<Vec<Invoice>, BillingError> {
     let ids: Vec<_> = rows.iter().map(|row| row.id.as_str().to_owned()).collect();
     let found = sqlx::query!(
-        r#"SELECT invoice_id, id AS "id: InvoiceLineId", position, kind, name, plan_version_id AS "plan_version: PlanVersionId", price, meter,
-                  period_start, period_end, quantity, amount_minor, tax_name, tax_rate, tax_inclusive, tax_minor, explanation, proof,
-                  add_on_id AS "add_on: AddOnId", value, basis, discount_minor, credit_minor, adjusts AS "adjusts: InvoiceLineId"
-           FROM invoice_lines WHERE invoice_id = ANY($1) ORDER BY invoice_id, position"#,
+        r#"SELECT l.invoice_id, l.id AS "id: InvoiceLineId", l.position, l.kind, l.name, l.plan_version_id AS "plan_version: PlanVersionId", l.price,
+                  l.meter, l.period_start, l.period_end, l.quantity, l.amount_minor, l.tax_name, l.tax_rate, l.tax_inclusive, l.tax_minor,
+                  l.explanation, l.proof, l.add_on_id AS "add_on: AddOnId", l.value, l.basis, l.discount_minor, l.credit_minor,
+                  l.adjusts AS "adjusts: InvoiceLineId", l.subscription_id AS "subscription: SubscriptionId", p.label AS "section?"
+           FROM invoice_lines l LEFT JOIN invoice_parts p ON p.invoice_id = l.invoice_id AND p.subscription_id = l.subscription_id
+           WHERE l.invoice_id = ANY($1) ORDER BY l.invoice_id, l.position"#,
+        &ids
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    let mut credits: HashMap<String, Vec<_>> = HashMap::new();
+    for used in sqlx::query!(
+        r#"SELECT e.invoice_id AS "invoice!", e.grant_id AS "grant: GrantId", g.name, e.amount_minor FROM credit_entries e
+           JOIN credit_grants g ON g.id = e.grant_id WHERE e.invoice_id = ANY($1) AND e.to_account = 'used' AND NOT g.taxed ORDER BY e.id"#,
         &ids
     )
     .fetch_all(conn)
-    .await?;
-    let mut lines: std::collections::HashMap<String, Vec<_>> = std::collections::HashMap::new();
+    .await?
+    {
+        credits.entry(used.invoice).or_default().push((used.grant, used.name, used.amount_minor));
+    }
+    let mut lines: HashMap<String, Vec<_>> = HashMap::new();
     for line in found {
         lines.entry(line.invoice_id.clone()).or_default().push(line);
     }
@@ -304,6 +349,7 @@ async fn with_lines(conn: &mut PgConnection, rows: Vec<Row>) -> Result<Vec<Invoi
         let mut own = Vec::new();
         for line in lines.remove(row.id.as_str()).unwrap_or_default() {
             let kind = serde_json::from_value(line.kind.into()).map_err(|e| BillingError::unreadable("an invoice line", e))?;
+            let own_line = !matches!(kind, LineKind::Carried | LineKind::Credit);
             let tax = match (line.tax_name, line.tax_rate, line.tax_inclusive) {
                 (Some(name), Some(rate), Some(inclusive)) => {
                     Some(InvoiceTax { name, rate, inclusive, amount: Money::new(line.tax_minor, currency) })
@@ -320,6 +366,8 @@ async fn with_lines(conn: &mut PgConnection, rows: Vec<Row>) -> Result<Vec<Invoi
                 meter: line.meter,
                 add_on: line.add_on,
                 adjusts: line.adjusts,
+                subscription: line.subscription.or_else(|| own_line.then(|| row.subscription.clone())),
+                section: line.section,
                 value: line.value,
                 basis: line.basis.map(serde_json::from_value).transpose().map_err(|e| BillingError::unreadable("an invoice line", e))?,
                 period: Period { start: line.period_start, end: line.period_end },
@@ -332,7 +380,8 @@ async fn with_lines(conn: &mut PgConnection, rows: Vec<Row>) -> Result<Vec<Invoi
                 proof: line.proof,
             });
         }
-        invoices.push(row.into_invoice(own)?);
+        let used = credits.remove(row.id.as_str()).unwrap_or_default();
+        invoices.push(row.into_invoice(own, used)?);
     }
     Ok(invoices)
 }
@@ -400,7 +449,7 @@ pub async fn mark_paid(conn: &mut PgConnection, workspace: &WorkspaceId, id: &In
     Ok(done.rows_affected() == 1)
 }
 
-/// Void at `at`: it stands, nothing is owed, and the prepaid credits it took are given back. False when it was paid or void before.
+/// Void at `at`: it stands, nothing is owed, and the prepaid credits and units it took are given back. False when it was paid or void before.
 pub async fn mark_void(conn: &mut PgConnection, workspace: &WorkspaceId, id: &InvoiceId, at: DateTime<Utc>) -> Result<bool, BillingError> {
     let mut transaction = conn.begin().await?;
     let done = sqlx::query!(
@@ -413,6 +462,7 @@ pub async fn mark_void(conn: &mut PgConnection, workspace: &WorkspaceId, id: &In
     .await?;
     if done.rows_affected() == 1 {
         credits::give_back(&mut transaction, workspace, id).await?;
+        units::give_back(&mut transaction, workspace, id).await?;
     }
     transaction.commit().await?;
     Ok(done.rows_affected() == 1)

@@ -34,6 +34,7 @@ pub mod exports;
 pub mod faults;
 mod gather;
 mod http;
+mod included;
 pub mod invoices;
 pub mod ledger;
 pub mod mails;
@@ -52,6 +53,7 @@ pub mod sla;
 pub mod stripe;
 pub mod subscriptions;
 pub mod summary;
+pub mod units;
 pub mod webhooks;
 
 pub use error::BillingError;
@@ -73,6 +75,7 @@ pub fn router(app: &App) -> OpenApiRouter {
         .merge(reversals::router(app))
         .merge(alerts::router(app))
         .merge(margin::router(app))
+        .merge(units::router(app))
         .merge(webhooks::router(app))
 }
 

@@ -9,7 +9,7 @@ use farebox_core::money::{Currency, Money};
 use sqlx::PgConnection;
 
 use crate::rating::lines::fees;
-use crate::rating::plan::{Amounts, Interval, PlanDefinition};
+use crate::rating::plan::{Amounts, IncludedOf, Interval, PlanDefinition};
 use crate::subscriptions::{self, AddOn, Phase};
 use crate::{BillingError, plans};
 
@@ -153,6 +153,13 @@ pub fn missing_amounts(plan: &PlanDefinition, currency: Currency) -> Vec<String>
     }
     if plan.spend_cap.as_ref().is_some_and(lacks) {
         missing.push("spend_cap".to_owned());
+    }
+    for included in &plan.terms.credits {
+        if let IncludedOf::Money { amount, rollover } = &included.of
+            && (lacks(amount) || rollover.as_ref().is_some_and(|rollover| lacks(&rollover.most)))
+        {
+            missing.push(format!("credits `{}`", included.name));
+        }
     }
     missing
 }

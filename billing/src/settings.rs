@@ -76,6 +76,9 @@ pub struct ConsumerBilling {
     pub tax_reason: Option<String>,
     #[serde(default)]
     pub tax_id: Option<String>,
+    /// One invoice for all its subscriptions in a currency whose periods end together.
+    #[serde(default)]
+    pub consolidated: bool,
 }
 
 pub async fn of(conn: &mut PgConnection, ws: &WorkspaceId) -> Result<BillingSettings, BillingError> {
@@ -129,7 +132,8 @@ pub async fn of_consumers(
     consumers: &[String],
 ) -> Result<HashMap<ConsumerId, ConsumerBilling>, BillingError> {
     let rows = sqlx::query!(
-        r#"SELECT consumer_id AS "consumer: ConsumerId", currency, tax_status AS "tax_status: TaxStatus", tax_reason, tax_id FROM consumer_billing
+        r#"SELECT consumer_id AS "consumer: ConsumerId", currency, tax_status AS "tax_status: TaxStatus", tax_reason, tax_id, consolidated
+           FROM consumer_billing
            WHERE workspace_id = $1 AND consumer_id = ANY($2)"#,
         ws.as_str(),
         consumers
@@ -140,7 +144,8 @@ pub async fn of_consumers(
         .map(|row| {
             let currency =
                 row.currency.map(|code| code.parse()).transpose().map_err(|e| BillingError::unreadable("a consumer's currency", e))?;
-            Ok((row.consumer, ConsumerBilling { currency, tax_status: row.tax_status, tax_reason: row.tax_reason, tax_id: row.tax_id }))
+            let (tax_status, tax_reason, tax_id) = (row.tax_status, row.tax_reason, row.tax_id);
+            Ok((row.consumer, ConsumerBilling { currency, tax_status, tax_reason, tax_id, consolidated: row.consolidated }))
         })
         .collect()
 }
@@ -161,16 +166,18 @@ pub async fn set_consumer(
         return Err(BillingError::NotFound("consumer"));
     }
     sqlx::query!(
-        "INSERT INTO consumer_billing (workspace_id, consumer_id, currency, tax_status, tax_reason, tax_id, updated_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7)
-         ON CONFLICT (workspace_id, consumer_id) DO UPDATE SET currency = $3, tax_status = $4, tax_reason = $5, tax_id = $6, updated_at = $7",
+        "INSERT INTO consumer_billing (workspace_id, consumer_id, currency, tax_status, tax_reason, tax_id, updated_at, consolidated)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+         ON CONFLICT (workspace_id, consumer_id) DO UPDATE SET currency = $3, tax_status = $4, tax_reason = $5, tax_id = $6, updated_at = $7,
+                consolidated = $8",
         ws.as_str(),
         consumer.as_str(),
         billing.currency.map(Currency::code),
         billing.tax_status.as_str(),
         billing.tax_reason,
         billing.tax_id,
-        clock::now()
+        clock::now(),
+        billing.consolidated
     )
     .execute(conn)
     .await?;

@@ -1,5 +1,6 @@
 //! What-if: a plan, published or only drafted, on consumers' real history. Each month is rated as it was and as it would
-//! have been, by the same functions that invoices use, before discounts, credits and tax.
+//! have been, by the same functions that invoices use, less the credits that a plan itself includes (each month's own: what
+//! would have rolled over is left out), before discounts, other credits and tax.
 
 mod own;
 
@@ -8,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use bigdecimal::BigDecimal;
 use farebox_core::App;
 use farebox_core::ids::{ConsumerId, SubscriptionId, WorkspaceId};
-use farebox_core::money::{Currency, Money};
+use farebox_core::money::{Currency, Money, MoneyError};
 use farebox_core::period::Period;
 use farebox_core::workspace::{self, Workspace};
 use farebox_metering::consumers;
@@ -18,10 +19,12 @@ use serde::Serialize;
 
 use crate::gather::{self, Counting, Span};
 use crate::rating::cycle::{self, Source, Wanted};
-use crate::rating::plan::Model;
+use crate::rating::invoice::{Credit, Terms, invoice};
+use crate::rating::plan::{IncludedOf, Model};
+use crate::rating::units::{Prepaid, cover};
 use crate::rating::{PlanDefinition, Usage};
 use crate::subscriptions::{self, Subscription};
-use crate::{BillingError, calendar, plans};
+use crate::{BillingError, calendar, included, plans};
 
 pub use own::{Comparison, OnPlan, compare};
 
@@ -85,6 +88,11 @@ pub struct SimulatedRow {
     pub simulated: Money,
     #[schema(value_type = String)]
     pub difference: Money,
+    /// What the credits took off that the plans included, and the other would have.
+    #[schema(value_type = String)]
+    pub actual_included: Money,
+    #[schema(value_type = String)]
+    pub simulated_included: Money,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
@@ -127,10 +135,12 @@ pub async fn simulate(app: &App, ws: &WorkspaceId, question: &Question) -> Resul
                 name,
                 subscription: own.id.clone(),
                 plans: plans_in(own, Period { start: first.start, end: last.end }),
-                currency: actual.currency,
-                difference: simulated.checked_sub(actual)?,
-                actual,
-                simulated,
+                currency: actual.cost.currency,
+                difference: simulated.cost.checked_sub(actual.cost)?,
+                actual: actual.cost,
+                simulated: simulated.cost,
+                actual_included: actual.included,
+                simulated_included: simulated.included,
             }),
             Ok(None) => {}
             Err(BillingError::Rating(reason)) => unpriced.push(Unpriced { subscription: own.id.clone(), name, detail: reason.to_string() }),
@@ -175,6 +185,23 @@ fn totals(rows: &[SimulatedRow]) -> Result<Vec<SimulatedTotal>, BillingError> {
     Ok(found)
 }
 
+/// What months come to, after what the plan's own credits take off.
+#[derive(Debug, Clone, Copy)]
+struct Worth {
+    cost: Money,
+    included: Money,
+}
+
+impl Worth {
+    fn nothing(currency: Currency) -> Self {
+        Self { cost: Money::zero(currency), included: Money::zero(currency) }
+    }
+
+    fn and(self, other: Self) -> Result<Self, MoneyError> {
+        Ok(Self { cost: self.cost.checked_add(other.cost)?, included: self.included.checked_add(other.included)? })
+    }
+}
+
 /// What the months came to, and would have come to. None when it was not in force.
 async fn of_subscription(
     app: &App,
@@ -183,14 +210,14 @@ async fn of_subscription(
     question: &Question,
     versions: &subscriptions::Plans,
     known: &mut Known,
-) -> Result<Option<(Money, Money)>, BillingError> {
+) -> Result<Option<(Worth, Worth)>, BillingError> {
     let currency = subscriptions::currency_of(subscription)?;
     let mut sums = None;
     for month in &question.months {
         if !subscription.phases.iter().any(|phase| phase.from < month.end && phase.to.is_none_or(|to| to > month.start)) {
             continue;
         }
-        let (actual, simulated) = sums.unwrap_or((Money::zero(currency), Money::zero(currency)));
+        let (actual, simulated) = sums.unwrap_or((Worth::nothing(currency), Worth::nothing(currency)));
         let as_it_was = gather::sources(subscription, versions);
         let instead = |(source, plan): (&Source, &PlanDefinition)| {
             let plan = if matches!(source, Source::Plan(_)) { &question.plan } else { plan };
@@ -198,14 +225,15 @@ async fn of_subscription(
         };
         let as_it_would_be = as_it_was.iter().map(instead).collect();
         sums = Some((
-            actual.checked_add(worth(app, workspace, subscription, *month, as_it_was, known).await?)?,
-            simulated.checked_add(worth(app, workspace, subscription, *month, as_it_would_be, known).await?)?,
+            actual.and(worth(app, workspace, subscription, *month, as_it_was, known).await?)?,
+            simulated.and(worth(app, workspace, subscription, *month, as_it_would_be, known).await?)?,
         ));
     }
     Ok(sums)
 }
 
-/// A month by definition: the fees of the time in force, however they are billed, usage, cap and minimum.
+/// A month by definition: the fees of the time in force, however they are billed, usage, cap and minimum, less what the plan
+/// itself includes.
 async fn worth(
     app: &App,
     workspace: &Workspace,
@@ -213,14 +241,34 @@ async fn worth(
     month: Period,
     plans: BTreeMap<Source, PlanDefinition>,
     known: &mut Known,
-) -> Result<Money, BillingError> {
+) -> Result<Worth, BillingError> {
     let next = calendar::period_of(month.end, workspace.time_zone)?;
     let cycle = gather::cycle_of(workspace, subscription, Span { period: month, next }, Vec::new(), &plans)?;
     let mut used = BTreeMap::new();
     for wanted in cycle::wanted(&cycle)? {
         used.insert(wanted.key(), known.count(app, &workspace.id, subscription, &wanted, cycle.currency).await?);
     }
-    Ok(Money::sum(cycle::worth(&cycle, &used)?.into_iter().map(|line| line.line.amount), cycle.currency)?)
+    let (mut prepaid, mut credits) = (Vec::new(), Vec::new());
+    let versions = plans.iter().filter_map(|(source, plan)| match source {
+        Source::Plan(version) => Some((version.clone(), plan.clone())),
+        Source::AddOn(_) => None,
+    });
+    for (n, (included, share)) in included::worth_in(subscription, &versions.collect(), workspace.time_zone, month)?.into_iter().enumerate()
+    {
+        match included.of {
+            IncludedOf::Units { meter, units, .. } => prepaid.push(Prepaid { grant: n.to_string(), meter, left: units.0 * share }),
+            IncludedOf::Money { amount, .. } => {
+                let Some(amount) = amount.get(cycle.currency) else { continue };
+                let left = Money::round(&(amount * share), cycle.currency)?;
+                credits.push(Credit { id: n.to_string(), name: included.name, left, taxed: false, prices: included.prices, lines: None });
+            }
+        }
+    }
+    cover(&cycle::wanted(&cycle)?, &mut used, &mut prepaid, &HashMap::new());
+    let lines = cycle::worth(&cycle, &used)?.into_iter().map(|line| line.line).collect();
+    let rated = invoice(lines, &Terms { credits, ..Terms::default() }, cycle.currency)?;
+    let included = Money::sum(rated.credits.iter().map(|(_, used)| *used), cycle.currency)?;
+    Ok(Worth { cost: rated.total, included })
 }
 
 /// Sums of all subscriptions, or of one, over a period, asked for once.

@@ -111,13 +111,15 @@ fn line(line: &InvoiceLine, invoice: &Invoice, ctx: &Ctx) -> Line {
     let explanation =
         if outside && !line.explanation.contains(&when) { format!("{when}. {}", line.explanation) } else { line.explanation.clone() };
     // After discounts and credits, so that the lines add up to the totals below them.
+    let explanation = with_taken(explanation, line.discount, line.credit);
+    Line { name: line.title(), amount: format::money(line.left()), explanation, proof: line.proof.as_ref().map(|p| proof(line, p)) }
+}
+
+/// An explanation with what discounts and prepaid credits took off its line.
+pub fn with_taken(explanation: String, discount: Money, credit: Money) -> String {
     let taken = |what: &str, amount: Money| (!amount.is_zero()).then(|| format!(" {what} {}.", format::money(amount)));
-    let explanation = format!(
-        "{explanation}{}{}",
-        taken("Discount", line.discount).unwrap_or_default(),
-        taken("Prepaid credits", line.credit).unwrap_or_default()
-    );
-    Line { name: line.name.clone(), amount: format::money(line.left()), explanation, proof: line.proof.as_ref().map(|p| proof(line, p)) }
+    let taken = [taken("Discount", discount), taken("Prepaid credits", credit)];
+    taken.into_iter().flatten().fold(explanation, |explanation, taken| explanation + &taken)
 }
 
 /// The sealed evidence, readable: whatever it names, in its own words.

@@ -4,7 +4,7 @@ use bigdecimal::{BigDecimal, Zero};
 pub use farebox_billing::allowance::allowance;
 use farebox_billing::plans::Plan;
 use farebox_billing::rating::plan::{
-    Amounts, Bound, Decimal, Entitlement, Interval, Measure, Model, Per, PlanDefinition, Price, Promise, Tier, Unit,
+    Amounts, Bound, Decimal, Entitlement, IncludedOf, Interval, Measure, Model, Per, PlanDefinition, Price, Promise, Tier, Unit,
 };
 use farebox_core::money::{Currency, Money};
 
@@ -24,6 +24,7 @@ pub fn card(plan: &Plan, currency: Currency, current: bool) -> PlanCard {
     if let Some(cap) = definition.spend_cap.as_ref().and_then(|m| m.get(currency)) {
         points.push(format!("Usage never costs more than {} {}", format::unit_price(cap, currency), every(definition.interval)));
     }
+    points.extend(included(definition, currency));
     points.extend(definition.entitlements.iter().flat_map(limits));
     points.extend(definition.sla.iter().map(promise_of));
     points.dedup();
@@ -52,6 +53,18 @@ fn promise_of(promise: &Promise) -> String {
         format!("{}{back} {side} {}", share(&credit.share), measured(value))
     });
     format!("{}: {}", promise.name, credits.collect::<Vec<_>>().join(", "))
+}
+
+/// The prepaid credits that each period comes with: `$20 of credits each month`.
+pub fn included(definition: &PlanDefinition, currency: Currency) -> Vec<String> {
+    let each = every(definition.interval).replacen("a ", "each ", 1);
+    let credits = definition.terms.credits.iter().filter_map(|included| match &included.of {
+        IncludedOf::Money { amount, .. } => Some(format!("{} of credits {each}", format::unit_price(amount.get(currency)?, currency))),
+        IncludedOf::Units { meter: counted, units, .. } => {
+            Some(format!("{} prepaid {} {each}", format::quantity(&units.0), meter(counted)))
+        }
+    });
+    credits.collect()
 }
 
 /// `growth` -> `Growth`, `pay_as_you_go` -> `Pay as you go`.

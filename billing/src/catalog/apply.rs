@@ -13,9 +13,11 @@ use sqlx::{Connection, PgConnection};
 
 use super::alerts::AlertEntry;
 use super::check::{Catalog, ConsumerEntry, SubscriptionEntry};
+use super::coupons::CouponEntry;
 use crate::alerts::NewAlert;
+use crate::coupons::Put;
 use crate::plans::Published;
-use crate::{BillingError, alerts, decision_policy, margin, plans, settings, subscriptions};
+use crate::{BillingError, alerts, coupons, decision_policy, margin, plans, settings, subscriptions};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Applied {
@@ -124,6 +126,9 @@ async fn write(conn: &mut PgConnection, catalog: &Catalog, actor: &str) -> Resul
             applied.note("change", format!("plan {name}: {}", if retired { "retired" } else { "offered again" }));
         }
     }
+    for entry in &catalog.coupons {
+        coupon(conn, ws, entry, &mut applied).await?;
+    }
     for entry in &catalog.consumers {
         consumer(conn, ws, entry, &mut applied).await?;
     }
@@ -173,6 +178,21 @@ async fn consumer(conn: &mut PgConnection, ws: &WorkspaceId, entry: &ConsumerEnt
     };
     for subscription in &entry.subscriptions {
         self::subscription(conn, ws, &id, entry, subscription, applied).await?;
+    }
+    Ok(())
+}
+
+async fn coupon(conn: &mut PgConnection, ws: &WorkspaceId, entry: &CouponEntry, applied: &mut Applied) -> Result<(), BillingError> {
+    let code = &entry.coupon.code;
+    for plan in &entry.coupon.plans {
+        if plans::find(conn, ws, plan, None).await?.is_none() {
+            return Err(BillingError::invalid("/coupons", format!("`{code}` is for the plan `{plan}`: there is no such plan")));
+        }
+    }
+    match coupons::put(conn, ws, &entry.coupon, entry.retired).await? {
+        Put::Created => applied.note("create", format!("coupon {code}")),
+        Put::Changed => applied.note("change", format!("coupon {code}")),
+        Put::Unchanged => {}
     }
     Ok(())
 }

@@ -15,6 +15,7 @@ use farebox_metering::meters::{self, Aggregate, Definition, Meter};
 use serde_json::{Value, json};
 
 use super::alerts::{self, AlertEntry};
+use super::coupons::{self, CouponEntry};
 use super::errors::{CatalogError, Errors};
 use super::plan::{LATE_USAGE, Reader};
 use super::raw::{At, RawAddress, RawBilling, RawCatalog, RawConsumer, RawCost, RawIntake, RawMeter, RawPlan, RawSeller};
@@ -50,6 +51,7 @@ pub struct Catalog {
     /// Names of plans that are no longer offered.
     pub retired: BTreeSet<String>,
     pub consumers: Vec<ConsumerEntry>,
+    pub coupons: Vec<CouponEntry>,
     pub alerts: Vec<AlertEntry>,
     /// What calls cost: the whole list. None: as it is.
     pub costs: Option<Vec<Cost>>,
@@ -116,7 +118,10 @@ pub fn check(raw: &RawCatalog) -> Result<Catalog, Vec<CatalogError>> {
     let apis = apis(raw, &mut errors);
     let meters = meters(raw, &mut errors);
     // Amounts cannot be read without knowing the currency; the rest still is.
-    let plans = plans(raw, currency.unwrap_or_else(|| "USD".parse().expect("USD is a currency")), &mut errors);
+    let assumed = currency.unwrap_or_else(|| "USD".parse().expect("USD is a currency"));
+    let plans = plans(raw, assumed, &mut errors);
+    let coupons = coupons::read(raw, assumed, &mut errors);
+    unique(raw.coupons.iter().enumerate().map(|(n, coupon)| (&coupon.code, format!("coupons[{n}].code"))), "coupon", &mut errors);
     // A plan is retired as a whole: the newest version in the file says so.
     let newest = |name: &str| {
         raw.plans.iter().filter(|p| p.name.as_ref().is_some_and(|n| n.value == name)).max_by_key(|p| p.version.as_ref().map(|v| v.value))
@@ -143,6 +148,7 @@ pub fn check(raw: &RawCatalog) -> Result<Catalog, Vec<CatalogError>> {
             plans,
             retired,
             consumers,
+            coupons,
             alerts,
             costs,
         });
@@ -437,7 +443,9 @@ fn meters_exist(plan: &RawPlan, path: &str, meters: &BTreeSet<&str>, errors: &mu
             .filter_map(move |(field, meter)| Some((n, field, meter.as_ref()?)))
     });
     let promises = promises.map(|(n, field, meter)| (meter, format!("{path}.sla[{n}].{field}")));
-    for (meter, path) in prices.chain(quotas).chain(promises) {
+    let included = plan.terms.iter().flat_map(|terms| terms.credits.iter().enumerate());
+    let included = included.filter_map(|(n, credits)| Some((credits.meter.as_ref()?, format!("{path}.terms.credits[{n}].meter"))));
+    for (meter, path) in prices.chain(quotas).chain(promises).chain(included) {
         if !meters.contains(meter.value.as_str()) {
             let known: Vec<_> = meters.iter().copied().collect();
             errors.at(meter, &path, format!("there is no meter named `{}`; there are {}", meter.value, known.join(", ")));
@@ -469,7 +477,7 @@ fn costs(raw: &[RawCost], errors: &mut Errors) -> Vec<Cost> {
     raw.iter().enumerate().filter_map(cost).collect()
 }
 
-fn instant(text: &At<String>, path: &str, errors: &mut Errors) -> Option<DateTime<Utc>> {
+pub(super) fn instant(text: &At<String>, path: &str, errors: &mut Errors) -> Option<DateTime<Utc>> {
     let parsed = text.value.parse::<DateTime<Utc>>();
     let parsed = parsed.map_err(|_| format!("`{}` is not an instant; write it as 2026-08-15T00:00:00Z", text.value));
     errors.keep(parsed, text, path)

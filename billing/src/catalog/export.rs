@@ -12,7 +12,7 @@ use crate::alerts::NewAlert;
 use crate::decision_policy::Policy;
 use crate::rating::PlanDefinition;
 use crate::settings::{self, BillingSettings};
-use crate::{BillingError, alerts, decision_policy, margin, plans, subscriptions};
+use crate::{BillingError, alerts, coupons, decision_policy, margin, plans, subscriptions};
 
 #[derive(Serialize)]
 struct File {
@@ -35,6 +35,8 @@ struct File {
     meters: Vec<Value>,
     plans: Vec<Value>,
     consumers: Vec<Value>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    coupons: Vec<Value>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     alerts: Vec<Value>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -66,6 +68,7 @@ pub async fn export(conn: &mut PgConnection, ws: &WorkspaceId) -> Result<String,
         meters: Vec::new(),
         plans: Vec::new(),
         consumers: Vec::new(),
+        coupons: Vec::new(),
         alerts: Vec::new(),
         costs: Vec::new(),
     };
@@ -105,6 +108,17 @@ pub async fn export(conn: &mut PgConnection, ws: &WorkspaceId) -> Result<String,
             "name": consumer.name, "email": consumer.email, "signed_up": consumer.signed_up_at,
             "address": address, "subjects": subjects, "subscriptions": own,
         })));
+    }
+    for c in coupons::list(conn, ws).await? {
+        let name = (c.name != c.code).then_some(c.name);
+        let mut coupon = pruned(json!({
+            "code": c.code, "name": name, "share": c.share, "amount": c.amounts, "periods": c.periods, "prices": c.prices, "plans": c.plans,
+            "redeem_by": c.redeem_by, "max_redemptions": c.max_redemptions,
+        }));
+        if c.archived {
+            coupon["retired"] = json!(true);
+        }
+        file.coupons.push(coupon);
     }
     for cost in margin::costs::list(conn, ws).await? {
         file.costs.push(to_value(serde_json::to_value(cost))?);

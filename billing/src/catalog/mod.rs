@@ -8,10 +8,12 @@
 mod alerts;
 mod apply;
 mod check;
+mod coupons;
 mod decisions;
 mod errors;
 mod export;
 mod formats;
+mod included;
 mod plan;
 mod raw;
 mod sla;
@@ -21,6 +23,7 @@ use farebox_core::money::Currency;
 pub use alerts::AlertEntry;
 pub use apply::{Applied, Change, apply, diff};
 pub use check::{Catalog, ConsumerEntry, SubscriptionEntry};
+pub use coupons::CouponEntry;
 pub use errors::{CatalogError, field_problem, problem};
 pub use export::{export, written};
 

@@ -65,6 +65,7 @@ impl Reader<'_> {
         let sla: Vec<_> =
             raw.sla.iter().enumerate().map(|(n, promise)| super::sla::read(self, promise, &format!("{path}.sla[{n}]"))).collect();
         let tax = raw.tax.as_ref().map(|tax| self.tax(tax, path));
+        super::included::fit(self, raw, path);
         let definition = PlanDefinition {
             name: raw.name.as_ref().map_or_else(|| "plan".to_owned(), |name| name.value.clone()),
             product: raw.product.as_ref().map_or_else(|| "default".to_owned(), |product| product.value.clone()),
@@ -114,6 +115,7 @@ impl Reader<'_> {
         if let Some(word) = &raw.late_usage {
             terms.late_usage = self.word(word, &format!("{path}.late_usage"), LATE_USAGE);
         }
+        terms.credits = super::included::read(self, &raw.credits, &format!("{path}.credits"));
         terms
     }
 
@@ -436,7 +438,7 @@ impl Reader<'_> {
 
     /// None when it is wrong, None within when it is not given.
     #[allow(clippy::option_option)] // three cases: wrong, not given, given
-    fn money(&mut self, raw: Option<&At<RawAmounts>>, path: &str) -> Option<Option<Amounts>> {
+    pub(super) fn money(&mut self, raw: Option<&At<RawAmounts>>, path: &str) -> Option<Option<Amounts>> {
         raw.map_or(Some(None), |raw| self.whole_money(raw, path).map(Some))
     }
 

@@ -35,6 +35,8 @@ pub struct RawCatalog {
     #[serde(default)]
     pub consumers: Vec<RawConsumer>,
     #[serde(default)]
+    pub coupons: Vec<RawCoupon>,
+    #[serde(default)]
     pub alerts: Vec<RawAlert>,
     pub costs: Option<Vec<RawCost>>,
 }
@@ -234,6 +236,32 @@ pub struct RawTerms {
     pub carry_over: Option<bool>,
     pub threshold: Option<At<RawAmounts>>,
     pub late_usage: Option<At<String>>,
+    #[serde(default)]
+    pub credits: Vec<RawIncluded>,
+}
+
+/// See [`crate::rating::plan::Included`].
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawIncluded {
+    pub name: At<String>,
+    pub amount: Option<At<RawAmounts>>,
+    pub meter: Option<At<String>>,
+    pub units: Option<At<String>>,
+    #[serde(default)]
+    pub priority: i32,
+    pub periods: Option<At<i32>>,
+    pub expires: Option<At<bool>>,
+    pub rollover: Option<RawRollsOver>,
+    #[serde(default)]
+    pub prices: Vec<At<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawRollsOver {
+    pub most: At<RawAmounts>,
+    pub periods: Option<At<i32>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -309,6 +337,25 @@ pub struct RawCredit {
     pub below: Option<At<String>>,
     pub above: Option<At<String>>,
     pub share: At<String>,
+}
+
+/// See [`crate::coupons::NewCoupon`].
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawCoupon {
+    pub code: At<String>,
+    pub name: Option<String>,
+    pub share: Option<At<String>>,
+    pub amount: Option<At<RawAmounts>>,
+    pub periods: Option<At<i32>>,
+    #[serde(default)]
+    pub prices: Vec<String>,
+    #[serde(default)]
+    pub plans: Vec<At<String>>,
+    pub redeem_by: Option<At<String>>,
+    pub max_redemptions: Option<At<i32>>,
+    #[serde(default)]
+    pub retired: bool,
 }
 
 #[derive(Debug, Deserialize)]

@@ -168,3 +168,58 @@ decisions:
 "
     )));
 }
+
+#[test]
+fn coupons_read_as_meant() {
+    let text = r#"coupons:
+  - {code: HALF, name: Half a start, share: "0.5", periods: 1, prices: [Platform], plans: [growth]}
+  - {code: TEN, amount: "10", max_redemptions: 5, redeem_by: 2026-12-01T00:00:00Z}
+  - {code: OLD, amount: {EUR: "9"}, retired: true}
+"#;
+    let catalog = parse(&format!("{HEAD}{text}")).map_err(|e| format!("{e:#?}")).expect("right");
+    insta::assert_debug_snapshot!(catalog.coupons);
+}
+
+#[test]
+fn wrong_coupons_name_their_lines() {
+    insta::assert_snapshot!(shown(&format!(
+        "{HEAD}{}",
+        r#"coupons:
+  - {code: "", share: "0.5"}
+  - {code: A, share: "25"}
+  - {code: A, share: "0.1"}
+  - {code: B}
+  - {code: C, share: "0.1", amount: "5"}
+  - {code: D, amount: "0"}
+  - {code: E, amount: "1.005"}
+  - {code: F, share: "0.1", periods: 0}
+  - {code: G, share: "0.1", max_redemptions: 0}
+  - {code: H, share: "0.1", redeem_by: tomorrow}
+"#
+    )));
+}
+
+#[test]
+fn wrong_included_credits_name_their_lines() {
+    insta::assert_snapshot!(shown(&format!(
+        "{HEAD}{}",
+        r#"plans:
+  - name: a
+    version: 1
+    interval: hour
+    terms:
+      credits:
+        - {name: "", amount: "5"}
+        - {name: A}
+        - {name: A, amount: "5", meter: requests, units: "5"}
+        - {name: B, amount: "0"}
+        - {name: C, amount: {EUR: "5"}}
+        - {name: D, meter: nope, units: "-1"}
+        - {name: E, meter: requests, units: "5", prices: [Fee], rollover: {most: {USD: "1"}}}
+        - {name: F, amount: "5", periods: 0}
+        - {name: G, amount: "5", periods: 2, expires: false, rollover: {most: "1"}}
+        - {name: H, amount: "5", prices: [Fees]}
+    prices: [{name: Fee, model: flat, amount: "5"}]
+"#
+    )));
+}

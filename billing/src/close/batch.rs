@@ -13,11 +13,11 @@ use farebox_metering::consumers::{self, Consumer};
 use sqlx::PgConnection;
 
 use super::draft::{self, Document, Sheet};
-use super::issue;
-use crate::gather::{self, Counted, Counter, Counting, Gathered, Records, Span, gather};
+use super::{issue, together};
+use crate::gather::{self, Counted, Counter, Counting, Gathered, Portion, Records, Span, gather};
 use crate::rating::{LineKind, RatingError};
 use crate::subscriptions::{self, Plans, Subscription};
-use crate::{BillingError, faults, plans, settings};
+use crate::{BillingError, faults, included, plans, settings, units};
 
 /// What became of a subscription's next period.
 #[derive(Debug)]
@@ -83,13 +83,25 @@ impl Run<'_> {
     /// The drafts, those that a crash left among them; and whom another worker has in hand.
     pub async fn draft_next(&self, ids: &[SubscriptionId], wait: bool) -> Result<(Vec<DraftResult>, Vec<SubscriptionId>), BillingError> {
         let mut transaction = self.app.pg.begin().await?;
-        let mine = take(&mut transaction, ids, wait).await?;
-        let left = drafts(&mut transaction, &mine, self.until).await?;
-        let fresh: Vec<_> = mine.iter().filter(|id| !left.contains_key(*id)).cloned().collect();
+        let groups = together::with(&mut transaction, &self.workspace.id, ids, self.until).await?;
+        let mut mine: HashSet<_> = take(&mut transaction, &all_of(ids, &groups), wait).await?.into_iter().collect();
+        // All of those that are invoiced together, or none.
+        for group in groups.values() {
+            if !group.iter().all(|id| mine.contains(id)) {
+                mine.retain(|id| !group.contains(id));
+            }
+        }
+        let mut sorted: Vec<_> = mine.iter().cloned().collect();
+        sorted.sort();
+        let left = drafts(&mut transaction, &sorted, self.until).await?;
+        // A draft that was left comes first; the others of its group have their turn after it.
+        let held = |id: &SubscriptionId| groups.values().find(|group| group.contains(id))?.iter().find_map(|own| left.get(own).cloned());
+        let fresh: Vec<_> = sorted.iter().filter(|id| !left.contains_key(*id) && held(id).is_none()).cloned().collect();
         let mut drafted = self.draft(&mut transaction, &fresh, self.workspace.clock.now()).await?;
         transaction.commit().await?;
-        drafted.extend(left.into_iter().map(|(id, draft)| (id, Ok(Drafted::Draft { draft, more: true }))));
-        let mine: HashSet<_> = mine.into_iter().collect();
+        let found = sorted.iter().filter_map(|id| Some((id.clone(), left.get(id).cloned().or_else(|| held(id))?)));
+        drafted.extend(found.map(|(id, draft)| (id, Ok(Drafted::Draft { draft, more: true }))));
+        drafted.retain(|(id, _)| ids.contains(id));
         Ok((drafted, ids.iter().filter(|id| !mine.contains(id)).cloned().collect()))
     }
 
@@ -97,8 +109,9 @@ impl Run<'_> {
     pub async fn rehearse_next(&self, ids: &[SubscriptionId]) -> Result<(Vec<DraftResult>, Vec<Money>), BillingError> {
         // Never committed.
         let mut transaction = self.app.pg.begin().await?;
-        let known = Known::load(&mut transaction, self.workspace, ids).await?;
-        let Rated { sheets, mut results, .. } = self.rate(&mut transaction, &known).await?;
+        let groups = together::with(&mut transaction, &self.workspace.id, ids, self.until).await?;
+        let known = Known::load(&mut transaction, self.workspace, &all_of(ids, &groups)).await?;
+        let Rated { sheets, mut results, .. } = self.rate(&mut transaction, &known, false).await?;
         let (written, totals) = draft::rehearse_all(&mut transaction, self.workspace, sheets).await?;
         transaction.rollback().await?;
         results.extend(written.into_iter().filter_map(|(id, result)| Some((id, Err(result.err()?)))));
@@ -111,7 +124,7 @@ impl Run<'_> {
             return Ok(Vec::new());
         }
         let known = Known::load(conn, self.workspace, ids).await?;
-        let Rated { sheets, mut counted, mut moved, mut results } = self.rate(conn, &known).await?;
+        let Rated { sheets, mut counted, mut moved, waiting, mut results } = self.rate(conn, &known, true).await?;
         faults::point("close.rated");
         let mut written: HashMap<_, _> = draft::write_all(conn, self.workspace, sheets, now).await?.into_iter().collect();
         moved.retain(|(subscription, _)| !matches!(written.get(&subscription.id), Some(Err(_))));
@@ -120,7 +133,8 @@ impl Run<'_> {
         gather::note(conn, &self.workspace.id, &counted).await?;
         advance(conn, &moved).await?;
         for (subscription, after) in moved {
-            let more = after.closes_at.is_some_and(|at| at <= self.until);
+            // Where several are invoiced together one stands for all, so there may be more of the others'.
+            let more = known.consolidated.contains(&subscription.consumer) || after.closes_at.is_some_and(|at| at <= self.until);
             let drafted = match written.remove(&subscription.id) {
                 Some(Ok(Some(draft))) => Drafted::Draft { draft, more },
                 _ => Drafted::Nothing { more },
@@ -128,40 +142,84 @@ impl Run<'_> {
             results.push((subscription.id.clone(), Ok(drafted)));
         }
         results.extend(written.into_iter().filter_map(|(id, result)| Some((id, Err(result.err()?)))));
+        let kept: HashMap<_, _> =
+            results.iter().filter_map(|(id, result)| Some((known.payer(id)?, result.as_ref().err()?.to_string()))).collect();
+        let turns = waiting.into_iter().map(|subscription| match kept.get(&subscription.consumer) {
+            None => (subscription.id.clone(), Ok(Drafted::Nothing { more: true })),
+            Some(why) => (subscription.id.clone(), Err(together::waits(why))),
+        });
+        let turns: Vec<_> = turns.collect();
+        results.extend(turns);
         Ok(results)
     }
 
     /// Reads, counts and prices the next period of each that ended by then.
-    async fn rate<'k>(&self, conn: &mut PgConnection, known: &'k Known) -> Result<Rated<'k>, BillingError> {
-        let (mut results, mut due) = (Vec::new(), Vec::new());
+    async fn rate<'k>(&self, conn: &mut PgConnection, known: &'k Known, lock: bool) -> Result<Rated<'k>, BillingError> {
+        let (mut results, mut due, mut over) = (Vec::new(), Vec::new(), Vec::new());
         for subscription in &known.subscriptions {
+            if included::any(&known.plans) {
+                // A clock that jumped may have left out the loop.
+                included::settle(conn, self.workspace, subscription, &known.plans_of(subscription)).await?;
+            }
             match known.due(subscription, self.workspace, self.until) {
                 Ok(Some(span)) => due.push((subscription, span)),
-                Ok(None) => results.push((subscription.id.clone(), Ok(Drafted::Over))),
+                Ok(None) => over.push(subscription),
                 Err(error) => results.push((subscription.id.clone(), Err(error.into()))),
             }
         }
-        let of: Vec<_> = due.iter().map(|(subscription, span)| (*subscription, span.period.start)).collect();
-        let records = Records::load(conn, self.workspace, self.counter, &of).await?;
-        let (mut sheets, mut counted, mut moved) = (Vec::new(), Vec::new(), Vec::new());
-        for (subscription, span) in due {
-            let gathered = gather(self.counter, &records, self.workspace, subscription, span, Counting::Proven).await;
-            match gathered.and_then(|gathered| Ok((known.after(subscription, span.period, &gathered, self.workspace)?, gathered))) {
-                Ok((after, mut gathered)) => {
-                    counted.append(&mut gathered.counted);
-                    moved.push((subscription, after));
-                    if !gathered.lines.is_empty() {
-                        let consumer = known.consumer(subscription)?;
-                        let document = Document { kind: "regular", sequence: 0, period: span.period };
-                        sheets.push(Sheet { subscription, consumer, document, gathered });
-                    }
-                }
-                // What reads or counts fails for all alike.
-                Err(error @ BillingError::Rating(_)) => results.push((subscription.id.clone(), Err(error))),
-                Err(error) => return Err(error),
+        let (groups, mut waiting) = together::groups(due, &known.consolidated);
+        for subscription in over {
+            let stands_for_others = groups.iter().flatten().any(|(other, _)| other.consumer == subscription.consumer);
+            if stands_for_others && known.consolidated.contains(&subscription.consumer) {
+                waiting.push(subscription);
+            } else {
+                results.push((subscription.id.clone(), Ok(Drafted::Over)));
             }
         }
-        Ok(Rated { sheets, counted, moved, results })
+        let of: Vec<_> = groups.iter().flatten().map(|(subscription, span)| (*subscription, span.period.start)).collect();
+        let records = Records::load(conn, self.workspace, self.counter, &of, lock).await?;
+        let (mut sheets, mut counted, mut moved) = (Vec::new(), Vec::new(), Vec::new());
+        for group in groups {
+            let Some((first, _)) = group.first() else { continue };
+            let mut purse = records.purse(&first.consumer);
+            let (mut parts, mut all, mut after, mut failed) = (Vec::new(), Vec::new(), Vec::new(), None);
+            for &(subscription, span) in &group {
+                let gathered = gather(self.counter, &records, self.workspace, subscription, span, Counting::Proven, &mut purse).await;
+                match gathered.and_then(|gathered| Ok((known.after(subscription, span.period, &gathered, self.workspace)?, gathered))) {
+                    Ok((own, gathered)) => {
+                        after.push((subscription, own));
+                        let (lines, plans) = (gathered.lines.len(), gathered.plans.clone());
+                        parts.push(Portion { subscription, period: span.period, lines, plans });
+                        all.push(gathered);
+                    }
+                    Err(error @ BillingError::Rating(_)) => {
+                        failed = Some((subscription.id.clone(), error));
+                        break;
+                    }
+                    // What reads or counts fails for all alike.
+                    Err(error) => return Err(error),
+                }
+            }
+            if let Some((id, error)) = failed {
+                let others = group.iter().map(|(own, _)| own.id.clone()).filter(|own| *own != id).collect();
+                results.extend(together::refused(id, others, error));
+                continue;
+            }
+            let Some(mut gathered) = together::merged(all) else { continue };
+            counted.append(&mut gathered.counted);
+            moved.append(&mut after);
+            if gathered.lines.is_empty() {
+                units::post(conn, &self.workspace.id, None, &gathered.units).await?;
+                continue;
+            }
+            let (consumer, period) = (known.consumer(parts[0].subscription)?, parts[0].period);
+            let consolidated = known.consolidated.contains(&consumer.id);
+            let sequence =
+                if consolidated { together::sequence(conn, &self.workspace.id, parts[0].subscription, period.end).await? } else { 0 };
+            let document = Document { kind: "regular", sequence, period };
+            sheets.push(Sheet { parts, consolidated, consumer, document, gathered });
+        }
+        Ok(Rated { sheets, counted, moved, waiting, results })
     }
 }
 
@@ -170,6 +228,8 @@ struct Rated<'k> {
     sheets: Vec<Sheet<'k>>,
     counted: Vec<Counted>,
     moved: Vec<(&'k Subscription, After)>,
+    /// Those whose turn comes after others of their consumer.
+    waiting: Vec<&'k Subscription>,
     /// Of those that need no draft, or cannot be priced.
     results: Vec<DraftResult>,
 }
@@ -203,6 +263,11 @@ pub(super) async fn take(conn: &mut PgConnection, ids: &[SubscriptionId], wait: 
     .await?)
 }
 
+fn all_of(ids: &[SubscriptionId], groups: &HashMap<ConsumerId, Vec<SubscriptionId>>) -> Vec<SubscriptionId> {
+    let all: BTreeSet<_> = ids.iter().chain(groups.values().flatten()).cloned().collect();
+    all.into_iter().collect()
+}
+
 /// Drafts that a crash left.
 async fn drafts(
     conn: &mut PgConnection,
@@ -211,8 +276,9 @@ async fn drafts(
 ) -> Result<HashMap<SubscriptionId, InvoiceId>, BillingError> {
     let wanted: Vec<_> = ids.iter().map(ToString::to_string).collect();
     let rows = sqlx::query!(
-        r#"SELECT DISTINCT ON (subscription_id) subscription_id AS "subscription: SubscriptionId", id AS "id: InvoiceId" FROM invoices
-           WHERE subscription_id = ANY($1) AND state = 'draft' AND period_end <= $2 ORDER BY subscription_id, id"#,
+        r#"SELECT DISTINCT ON (p.subscription_id) p.subscription_id AS "subscription: SubscriptionId", i.id AS "id: InvoiceId"
+           FROM invoice_parts p JOIN invoices i ON i.id = p.invoice_id
+           WHERE p.subscription_id = ANY($1) AND i.state = 'draft' AND i.period_end <= $2 ORDER BY p.subscription_id, i.id"#,
         &wanted,
         until
     )
@@ -228,6 +294,8 @@ struct Known {
     plans: Plans,
     billed_until: HashMap<SubscriptionId, DateTime<Utc>>,
     close_from: Option<DateTime<Utc>>,
+    /// Consumers with one invoice for all.
+    consolidated: HashSet<ConsumerId>,
 }
 
 /// A subscription after its period.
@@ -244,13 +312,24 @@ impl Known {
         let phases = subscriptions.iter().flat_map(|subscription| &subscription.phases);
         let versions: BTreeSet<_> = phases.map(|phase| phase.plan_version.clone()).collect();
         let plans = plans::of(conn, ws, versions.iter()).await?;
+        let billing = settings::of_consumers(conn, ws, &payers).await?;
         Ok(Self {
+            consolidated: billing.into_iter().filter(|(_, billing)| billing.consolidated).map(|(consumer, _)| consumer).collect(),
             consumers: consumers::by_ids(conn, ws, &payers).await?.into_iter().map(|consumer| (consumer.id.clone(), consumer)).collect(),
             billed_until: subscriptions::billed_until(conn, &ids).await?,
             close_from: settings::of(conn, ws).await?.close_from,
             plans,
             subscriptions,
         })
+    }
+
+    fn payer(&self, id: &SubscriptionId) -> Option<ConsumerId> {
+        self.subscriptions.iter().find(|own| own.id == *id).map(|own| own.consumer.clone())
+    }
+
+    fn plans_of(&self, subscription: &Subscription) -> Plans {
+        let own = subscription.phases.iter().filter_map(|phase| self.plans.get_key_value(&phase.plan_version));
+        own.map(|(version, plan)| (version.clone(), plan.clone())).collect()
     }
 
     fn consumer(&self, subscription: &Subscription) -> Result<&Consumer, BillingError> {

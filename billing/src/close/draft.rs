@@ -12,12 +12,14 @@ use farebox_metering::consumers::Consumer;
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 
-use crate::gather::{Accounts, Assembled, Beside, Gathered, GatheredLine, assemble};
+use super::together;
+use crate::gather::{Accounts, Assembled, Beside, Gathered, GatheredLine, Portion, assemble};
 use crate::rating::cycle::Source;
 use crate::rating::plan::Terms;
+use crate::rating::units::Taken;
 use crate::rating::{Line, LineKind, RatedLine};
 use crate::subscriptions::Subscription;
-use crate::{BillingError, coupons, credits};
+use crate::{BillingError, coupons, credits, units};
 
 /// An invoice to write: what kind of document it is, and for which period.
 #[derive(Debug, Clone, Copy)]
@@ -30,10 +32,20 @@ pub struct Document {
 
 /// An invoice to be written: whose it is, and what was gathered for it.
 pub struct Sheet<'a> {
-    pub subscription: &'a Subscription,
+    /// One, or those that are invoiced together; the first is the one whose period begins first.
+    pub parts: Vec<Portion<'a>>,
+    pub consolidated: bool,
     pub consumer: &'a Consumer,
     pub document: Document,
     pub gathered: Gathered,
+}
+
+impl<'a> Sheet<'a> {
+    /// Of one subscription.
+    pub fn of(subscription: &'a Subscription, consumer: &'a Consumer, document: Document, gathered: Gathered) -> Self {
+        let (period, lines, plans) = (document.period, gathered.lines.len(), gathered.plans.clone());
+        Self { parts: vec![Portion { subscription, period, lines, plans }], consolidated: false, consumer, document, gathered }
+    }
 }
 
 /// What became of each.
@@ -61,11 +73,13 @@ pub async fn write_all(
     let (mut results, mut drafts) = assemble_all(conn, workspace, sheets, true).await?;
     let written = insert(conn, workspace, &drafts, now).await?;
     drafts.retain(|draft| written.contains(draft.id.as_str()));
+    insert_parts(conn, &workspace.id, &drafts).await?;
     insert_lines(conn, &workspace.id, &drafts).await?;
     take_over(conn, &drafts).await?;
     for draft in &drafts {
         coupons::record(conn, &workspace.id, &draft.id, &draft.assembled.rated.discounts).await?;
         credits::burn(conn, &workspace.id, &draft.id, &draft.assembled.rated.credits).await?;
+        units::post(conn, &workspace.id, Some(&draft.id), &draft.units).await?;
     }
     for (_, result) in &mut results {
         if let Ok(id) = result {
@@ -93,23 +107,26 @@ async fn assemble_all<'a>(
     lock: bool,
 ) -> Result<(Written, Vec<Draft<'a>>), BillingError> {
     let consumers: Vec<_> = sheets.iter().map(|sheet| sheet.consumer.id.to_string()).collect();
-    let of: Vec<_> = sheets.iter().map(|sheet| (sheet.subscription, sheet.document.period.start)).collect();
+    let of: Vec<_> = sheets.iter().flat_map(|sheet| &sheet.parts).map(|part| (part.subscription, part.period.start)).collect();
     let mut carried = carried(conn, &workspace.id, &consumers).await?;
-    let accounts = Accounts::load(conn, &workspace.id, &of, lock).await?;
+    let accounts = Accounts::load(conn, workspace, &of, lock).await?;
     let mut results = Vec::with_capacity(sheets.len());
     let mut drafts = Vec::new();
-    for Sheet { subscription, consumer, document, mut gathered } in sheets {
-        let terms = gathered.terms.clone();
+    for Sheet { parts, consolidated, consumer, document, mut gathered } in sheets {
+        let (terms, units) = (gathered.terms.clone(), std::mem::take(&mut gathered.units));
         let taken: Vec<_> =
             carried.remove(&consumer.id).unwrap_or_default().into_iter().filter(|left| left.total.currency == gathered.currency).collect();
         gathered.lines.extend(taken.iter().map(|left| left.line(document.period)));
-        match assemble(&accounts, workspace, subscription, consumer, document.period, gathered) {
+        match assemble(&accounts, workspace, &parts, consumer, gathered) {
             Ok(assembled) => {
-                let draft = Draft { id: InvoiceId::new(), subscription, consumer, document, terms, assembled, taken };
-                results.push((subscription.id.clone(), Ok(Some(draft.id.clone()))));
+                let draft = Draft { id: InvoiceId::new(), parts, consolidated, consumer, document, terms, assembled, taken, units };
+                results.extend(draft.parts.iter().map(|part| (part.subscription.id.clone(), Ok(Some(draft.id.clone())))));
                 drafts.push(draft);
             }
-            Err(error) => results.push((subscription.id.clone(), Err(error))),
+            Err(error) => {
+                let mut ids: Vec<_> = parts.iter().map(|part| part.subscription.id.clone()).collect();
+                results.extend(together::refused(ids.remove(0), ids, error));
+            }
         }
     }
     Ok((results, drafts))
@@ -118,12 +135,14 @@ async fn assemble_all<'a>(
 /// A draft that is to be stored.
 struct Draft<'a> {
     id: InvoiceId,
-    subscription: &'a Subscription,
+    parts: Vec<Portion<'a>>,
+    consolidated: bool,
     consumer: &'a Consumer,
     document: Document,
     terms: Terms,
     assembled: Assembled,
     taken: Vec<Left>,
+    units: Vec<(SubscriptionId, Taken)>,
 }
 
 /// An issued invoice that was too small to collect, or negative.
@@ -184,10 +203,11 @@ async fn insert(
     let heads = Heads::of(drafts);
     let stored = sqlx::query_scalar!(
         "INSERT INTO invoices (workspace_id, seller, created_at, id, consumer_id, subscription_id, kind, sequence, period_start, period_end, currency,
-                               subtotal_minor, tax_minor, total_minor, collect, due_days, buyer, tax_note)
+                               subtotal_minor, tax_minor, total_minor, collect, due_days, buyer, tax_note, consolidated)
          SELECT $1, $2, $3, * FROM unnest($4::text[], $5::text[], $6::text[], $7::text[], $8::integer[], $9::timestamptz[], $10::timestamptz[],
-                                          $11::text[], $12::bigint[], $13::bigint[], $14::bigint[], $15::text[], $16::integer[], $17::jsonb[], $18::text[])
-         ON CONFLICT ON CONSTRAINT invoices_once DO NOTHING RETURNING id",
+                                          $11::text[], $12::bigint[], $13::bigint[], $14::bigint[], $15::text[], $16::integer[], $17::jsonb[], $18::text[],
+                                          $19::boolean[])
+         ON CONFLICT DO NOTHING RETURNING id",
         workspace.id.as_str(),
         workspace.seller,
         now,
@@ -205,7 +225,8 @@ async fn insert(
         &heads.collect,
         &heads.due_days,
         &heads.buyer,
-        &heads.tax_note as &[Option<String>]
+        &heads.tax_note as &[Option<String>],
+        &heads.consolidated
     )
     .fetch_all(conn)
     .await?;
@@ -230,6 +251,7 @@ struct Heads {
     due_days: Vec<i32>,
     buyer: Vec<Value>,
     tax_note: Vec<Option<String>>,
+    consolidated: Vec<bool>,
 }
 
 impl Heads {
@@ -239,7 +261,7 @@ impl Heads {
             let rated = &draft.assembled.rated;
             heads.id.push(draft.id.to_string());
             heads.consumer.push(draft.consumer.id.to_string());
-            heads.subscription.push(draft.subscription.id.to_string());
+            heads.subscription.push(draft.parts[0].subscription.id.to_string());
             heads.kind.push(draft.document.kind.to_owned());
             heads.sequence.push(draft.document.sequence);
             heads.start.push(draft.document.period.start);
@@ -252,6 +274,7 @@ impl Heads {
             heads.due_days.push(draft.terms.due_days);
             heads.buyer.push(buyer(draft.consumer, &draft.assembled));
             heads.tax_note.push(draft.assembled.tax_note.clone());
+            heads.consolidated.push(draft.consolidated);
         }
         heads
     }
@@ -265,6 +288,41 @@ fn buyer(consumer: &Consumer, assembled: &Assembled) -> Value {
     })
 }
 
+/// Those beside the first, which is the invoice's own. That any of them was invoiced before is an error: nothing is written then.
+async fn insert_parts(conn: &mut PgConnection, ws: &WorkspaceId, drafts: &[Draft<'_>]) -> Result<(), BillingError> {
+    for draft in drafts.iter().filter(|draft| draft.consolidated) {
+        for (n, part) in draft.parts.iter().enumerate() {
+            let label = label(part);
+            if n == 0 {
+                sqlx::query!("UPDATE invoice_parts SET label = $2 WHERE invoice_id = $1", draft.id.as_str(), label)
+                    .execute(&mut *conn)
+                    .await?;
+                continue;
+            }
+            sqlx::query!(
+                "INSERT INTO invoice_parts (invoice_id, subscription_id, workspace_id, kind, sequence, period_start, period_end, label)
+                 VALUES ($1, $2, $3, $4, 0, $5, $6, $7)",
+                draft.id.as_str(),
+                part.subscription.id.as_str(),
+                ws.as_str(),
+                draft.document.kind,
+                part.period.start,
+                part.period.end,
+                label
+            )
+            .execute(&mut *conn)
+            .await?;
+        }
+    }
+    Ok(())
+}
+
+/// What a subscription's lines are called by among others: its product, unless there is but one, and its plan.
+fn label(part: &Portion<'_>) -> String {
+    let plan = part.plans.last().or(part.subscription.phases.last().map(|phase| &phase.plan)).cloned().unwrap_or_default();
+    if part.subscription.product == "default" { plan } else { format!("{}, {plan}", part.subscription.product) }
+}
+
 async fn insert_lines(conn: &mut PgConnection, ws: &WorkspaceId, drafts: &[Draft<'_>]) -> Result<(), BillingError> {
     let mut rows = Lines::default();
     for draft in drafts {
@@ -275,11 +333,11 @@ async fn insert_lines(conn: &mut PgConnection, ws: &WorkspaceId, drafts: &[Draft
     sqlx::query!(
         "INSERT INTO invoice_lines (workspace_id, id, invoice_id, position, kind, name, plan_version_id, price, meter, period_start, period_end,
                                     quantity, amount_minor, tax_name, tax_rate, tax_inclusive, tax_minor, explanation, proof, add_on_id, value, basis,
-                                    discount_minor, credit_minor, adjusts, adjusts_kind)
+                                    discount_minor, credit_minor, adjusts, adjusts_kind, subscription_id)
          SELECT $1, * FROM unnest($2::text[], $3::text[], $4::integer[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
                                   $10::timestamptz[], $11::timestamptz[], $12::numeric[], $13::bigint[], $14::text[], $15::numeric[], $16::boolean[],
                                   $17::bigint[], $18::text[], $19::jsonb[], $20::text[], $21::text[], $22::jsonb[], $23::bigint[], $24::bigint[],
-                                  $25::text[], $26::text[])",
+                                  $25::text[], $26::text[], $27::text[])",
         ws.as_str(),
         &rows.id,
         &rows.invoice,
@@ -305,7 +363,8 @@ async fn insert_lines(conn: &mut PgConnection, ws: &WorkspaceId, drafts: &[Draft
         &rows.discount,
         &rows.credit,
         &rows.adjusts as &[Option<String>],
-        &rows.adjusts_kind as &[Option<String>]
+        &rows.adjusts_kind as &[Option<String>],
+        &rows.subscription as &[Option<String>]
     )
     .execute(conn)
     .await?;
@@ -340,6 +399,7 @@ struct Lines {
     credit: Vec<i64>,
     adjusts: Vec<Option<String>>,
     adjusts_kind: Vec<Option<String>>,
+    subscription: Vec<Option<String>>,
 }
 
 impl Lines {
@@ -375,6 +435,7 @@ impl Lines {
         self.credit.push(rated.credit.minor);
         self.adjusts.push(beside.adjusts.as_ref().map(ToString::to_string));
         self.adjusts_kind.push(beside.of.map(|kind| kind.as_str().to_owned()));
+        self.subscription.push(beside.subscription.as_ref().map(ToString::to_string));
         Ok(())
     }
 }

@@ -14,11 +14,11 @@ use super::batch::take;
 use super::draft::{self, Document, Sheet};
 use super::{issue, schedule};
 use crate::credit_notes::late::credit_corrections;
-use crate::gather::{Counter, Counting, Gathered, GatheredLine, Records, Span, corrections, gather_until, note, with_corrections};
+use crate::gather::{Counter, Counting, Gathered, GatheredLine, Late, Records, Span, corrections, gather_until, note, with_corrections};
 use crate::rating::LineKind;
 use crate::settings::LateUsage;
 use crate::subscriptions::Subscription;
-use crate::{BillingError, plans, settings, subscriptions};
+use crate::{BillingError, plans, settings, subscriptions, units};
 
 /// Invoices the usage of every subscription whose plan has a threshold that was reached. Answers what was issued.
 pub async fn bill_thresholds(app: &App, workspace: &Workspace) -> Result<Vec<InvoiceId>, BillingError> {
@@ -70,7 +70,7 @@ async fn bill_threshold(
     let threshold = Money::round(&threshold, currency)?;
     let span = Span { period, next };
     let counter = Counter::new(app, &workspace.id);
-    let records = Records::load(&mut transaction, workspace, &counter, &[(&subscription, period.start)]).await?;
+    let records = Records::load(&mut transaction, workspace, &counter, &[(&subscription, period.start)], true).await?;
     let quick = gather_until(&counter, &records, workspace, &subscription, span, at, Counting::Quick).await?;
     if unbilled(&quick)?.minor < threshold.minor {
         return Ok(None);
@@ -138,15 +138,18 @@ async fn bill_correction(
         return Ok(None);
     }
     let counter = Counter::new(app, &workspace.id);
-    let records = Records::load(&mut transaction, workspace, &counter, &[(&subscription, open_from)]).await?;
-    let mut counted = Vec::new();
-    let lines = corrections(&counter, &records, workspace, &subscription, Counting::Proven, &mut counted).await?;
+    let records = Records::load(&mut transaction, workspace, &counter, &[(&subscription, open_from)], true).await?;
+    let (mut counted, mut units, mut purse) = (Vec::new(), Vec::new(), records.purse(&subscription.consumer));
+    let late = Late { purse: &mut purse, noted: &mut counted, units: &mut units };
+    let lines = corrections(&counter, &records, workspace, &subscription, Counting::Proven, late).await?;
     note(&mut transaction, &workspace.id, &counted).await?;
     let lines = match policy {
         LateUsage::CreditNote => credit_corrections(&mut transaction, workspace, lines).await?.1,
         LateUsage::NextInvoice | LateUsage::OwnInvoice => lines,
     };
     let Some(period) = whole_of(&lines) else {
+        // Credit notes say it all, or nothing is to be paid for it.
+        units::post(&mut transaction, &workspace.id, None, &units).await?;
         transaction.commit().await?;
         return Ok(None);
     };
@@ -156,6 +159,7 @@ async fn bill_correction(
         plans: last.map(|phase| phase.plan.clone()).into_iter().collect(),
         lines,
         counted,
+        units,
     };
     let draft = write(&mut transaction, workspace, &subscription, "adjustment", period, gathered).await?;
     transaction.commit().await?;
@@ -185,7 +189,7 @@ async fn write(
     )
     .fetch_one(&mut *conn)
     .await?;
-    let sheet = Sheet { subscription, consumer: &consumer, document: Document { kind, sequence, period }, gathered };
+    let sheet = Sheet::of(subscription, &consumer, Document { kind, sequence, period }, gathered);
     draft::write(conn, workspace, sheet, workspace.clock.now()).await
 }
 

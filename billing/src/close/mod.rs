@@ -18,6 +18,7 @@ mod issue;
 pub(crate) mod numbers;
 mod report;
 mod schedule;
+mod together;
 
 use std::collections::{HashMap, HashSet};
 
@@ -37,7 +38,7 @@ pub use schedule::{Due, Open, due, grace_end, open_subscriptions, run, run_due, 
 
 use self::batch::{Next, Run};
 use crate::gather::Counter;
-use crate::{BillingError, calendar, credits, faults};
+use crate::{BillingError, calendar, credits, faults, units};
 
 /// Batches of one workspace worked on at a time, and subscriptions in each.
 const AT_ONCE: usize = 4;
@@ -124,7 +125,8 @@ async fn run_close(
         }
     }
     let mut conn = app.pg.acquire().await?;
-    credits::expire(&mut conn, &workspace.id, workspace.clock.now()).await?;
+    credits::expire(&mut conn, workspace, None, workspace.clock.now()).await?;
+    units::expire(&mut conn, workspace, None, workspace.clock.now()).await?;
     report.totals(&mut conn, &workspace.id, period).await?;
     report::finish(&mut conn, kept, &report).await?;
     Ok(report)
@@ -219,9 +221,12 @@ async fn draft_batch(run: &Run<'_>, ids: Vec<SubscriptionId>) -> Result<usize, B
     Ok(results.iter().filter(|(_, result)| matches!(result, Ok(batch::Drafted::Draft { .. }))).count())
 }
 
-/// In parts of a size that a transaction takes, each with at most one subscription of a consumer.
+/// In parts of a size that a transaction takes, each with at most one subscription of a consumer. Of those that are invoiced
+/// together one stands for all.
 fn batches(open: Vec<Open>) -> Vec<Vec<SubscriptionId>> {
+    let mut together = HashSet::new();
     let (mut batches, mut rest) = (Vec::new(), open);
+    rest.retain(|open| !open.consolidated || together.insert(open.consumer.clone()));
     while !rest.is_empty() {
         let (mut batch, mut payers, mut others) = (Vec::new(), HashSet::new(), Vec::new());
         for open in rest {

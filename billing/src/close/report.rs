@@ -1,9 +1,10 @@
 //! What a close did: answered to whoever asked, and kept for the checklist.
 
+use bigdecimal::{BigDecimal, ToPrimitive};
 use chrono::{DateTime, Utc};
 use farebox_core::clock;
 use farebox_core::ids::{SubscriptionId, WorkspaceId};
-use farebox_core::money::{Currency, Money};
+use farebox_core::money::{Currency, Money, MoneyError};
 use farebox_core::period::Period;
 use farebox_core::workspace::Workspace;
 use serde::Serialize;
@@ -75,8 +76,8 @@ impl CloseReport {
 
     pub(super) async fn totals(&mut self, conn: &mut PgConnection, ws: &WorkspaceId, period: Period) -> Result<(), BillingError> {
         let rows = sqlx::query!(
-            r#"SELECT currency, count(*) AS "invoices!", sum(total_minor)::bigint AS "total!",
-                      coalesce(sum(total_minor) FILTER (WHERE state = 'paid'), 0)::bigint AS "paid!"
+            r#"SELECT currency, count(*) AS "invoices!", sum(total_minor) AS "total!",
+                      coalesce(sum(total_minor) FILTER (WHERE state = 'paid'), 0) AS "paid!"
                FROM invoices WHERE workspace_id = $1 AND period_end > $2 AND period_end <= $3 AND state <> 'draft' GROUP BY currency ORDER BY currency"#,
             ws.as_str(),
             period.start,
@@ -89,12 +90,17 @@ impl CloseReport {
             self.invoices += row.invoices;
             self.totals.push(CloseTotal {
                 currency: row.currency,
-                total: Money::new(row.total, currency),
-                paid: Money::new(row.paid, currency),
+                total: in_minor(&row.total, currency)?,
+                paid: in_minor(&row.paid, currency)?,
             });
         }
         Ok(())
     }
+}
+
+/// Amounts that fit may add up to one that does not.
+fn in_minor(sum: &BigDecimal, currency: Currency) -> Result<Money, MoneyError> {
+    sum.to_i64().map(|minor| Money::new(minor, currency)).ok_or(MoneyError::Overflow(currency))
 }
 
 pub(super) async fn start(conn: &mut PgConnection, workspace: &Workspace, period: Period) -> Result<i64, BillingError> {

@@ -12,7 +12,7 @@ use farebox_metering::completeness;
 use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
-use crate::{BillingError, calendar, settings};
+use crate::{BillingError, calendar, credits, included, settings, units};
 
 /// How often the loop looks. A period that is over waits for its grace anyway.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -103,11 +103,17 @@ pub async fn run_due(app: &App) -> Result<(), BillingError> {
     Ok(())
 }
 
-/// What comes between the periods' ends: thresholds that were reached, and corrections of closed periods.
+/// What comes between the periods' ends: credits that are over, thresholds that were reached, corrections of closed periods.
 async fn run_between(app: &App) -> Result<(), BillingError> {
     let workspaces = workspace::all(&mut *app.pg.acquire().await?).await?;
     for workspace in workspaces {
-        if settings::of(&mut *app.pg.acquire().await?, &workspace.id).await?.close_by_hand {
+        included::settle_all(app, &workspace).await?;
+        let mut conn = app.pg.acquire().await?;
+        credits::expire(&mut conn, &workspace, None, workspace.clock.now()).await?;
+        units::expire(&mut conn, &workspace, None, workspace.clock.now()).await?;
+        let by_hand = settings::of(&mut conn, &workspace.id).await?.close_by_hand;
+        drop(conn);
+        if by_hand {
             continue;
         }
         let (reached, corrected) = (super::bill_thresholds(app, &workspace).await?, super::bill_corrections(app, &workspace, false).await?);
@@ -151,19 +157,25 @@ pub struct Open {
     pub subscription: SubscriptionId,
     pub consumer: ConsumerId,
     pub from: DateTime<Utc>,
+    /// It is invoiced together with the consumer's others whose periods end with its own.
+    pub consolidated: bool,
 }
 
 /// Those of a workspace whose next period ends by `end`, or that have a draft of one.
 pub async fn open_subscriptions(conn: &mut PgConnection, ws: &WorkspaceId, end: DateTime<Utc>) -> Result<Vec<Open>, BillingError> {
     let rows = sqlx::query!(
-        r#"SELECT s.id AS "id: SubscriptionId", s.consumer_id AS "consumer: ConsumerId", coalesce(s.closed_until, s.started_at) AS "from!" FROM subscriptions s
+        r#"SELECT s.id AS "id: SubscriptionId", s.consumer_id AS "consumer: ConsumerId", coalesce(s.closed_until, s.started_at) AS "from!",
+                  coalesce(b.consolidated, false) AS "consolidated!"
+           FROM subscriptions s LEFT JOIN consumer_billing b ON b.workspace_id = s.workspace_id AND b.consumer_id = s.consumer_id
            WHERE s.workspace_id = $1 AND (s.closes_at <= $2
-               OR EXISTS (SELECT FROM invoices i WHERE i.subscription_id = s.id AND i.state = 'draft' AND i.period_end <= $2))
+               OR EXISTS (SELECT FROM invoice_parts p JOIN invoices i ON i.id = p.invoice_id
+                          WHERE p.subscription_id = s.id AND i.state = 'draft' AND i.period_end <= $2))
            ORDER BY s.id"#,
         ws.as_str(),
         end
     )
     .fetch_all(conn)
     .await?;
-    Ok(rows.into_iter().map(|row| Open { subscription: row.id, consumer: row.consumer, from: row.from }).collect())
+    let open = |subscription, consumer, from, consolidated| Open { subscription, consumer, from, consolidated };
+    Ok(rows.into_iter().map(|row| open(row.id, row.consumer, row.from, row.consolidated)).collect())
 }

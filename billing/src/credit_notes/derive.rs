@@ -164,6 +164,8 @@ pub(crate) mod tests {
                     proof: None,
                     basis: None,
                     adjusts: None,
+                    subscription: None,
+                    section: None,
                 }
             })
             .collect();
@@ -177,6 +179,7 @@ pub(crate) mod tests {
             sequence: 0,
             consumer: ConsumerId::new(),
             subscription: SubscriptionId::new(),
+            consolidated: false,
             period,
             currency: eur(0).currency,
             subtotal: eur(subtotal),
@@ -195,6 +198,7 @@ pub(crate) mod tests {
             carried_into: None,
             stripe_id: None,
             hosted_url: None,
+            credits: Vec::new(),
             tax_note: None,
             lines,
         }

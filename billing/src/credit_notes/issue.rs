@@ -13,7 +13,7 @@ use super::{CreditNote, Settles, State, read};
 use crate::close::numbers;
 use crate::credits::{self, GrantKind, NewGrant};
 use crate::rating::LineKind;
-use crate::{BillingError, invoices};
+use crate::{BillingError, invoices, units};
 
 /// Issues a pending note: its number, and what it does to the invoice, the consumer's balance and the prepaid credits. False
 /// when it was issued before.
@@ -124,6 +124,16 @@ async fn give(
 /// earlier ones.
 async fn give_back_credits(conn: &mut PgConnection, workspace: &Workspace, note: &CreditNote, number: &str) -> Result<(), BillingError> {
     credits::give_back(conn, &workspace.id, &note.invoice).await?;
+    let corrects = sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM credit_note_lines WHERE credit_note_id = $1 AND corrects_minor IS NOT NULL) AS "corrects!""#,
+        note.id.as_str()
+    )
+    .fetch_one(&mut *conn)
+    .await?;
+    // Usage that was counted again has given back its units by itself.
+    if !corrects {
+        units::give_back(conn, &workspace.id, &note.invoice).await?;
+    }
     let carried = note.lines.iter().filter(|line| line.of.kind == LineKind::Carried && line.amount.minor < 0);
     for line in carried.collect::<Vec<_>>() {
         let amount = Money::zero(note.currency).checked_sub(line.amount)?;
@@ -145,7 +155,7 @@ pub async fn refuse(conn: &mut PgConnection, id: &CreditNoteId, why: &str) -> Re
 pub(super) async fn look_again(conn: &mut PgConnection, id: &CreditNoteId) -> Result<(), BillingError> {
     sqlx::query!(
         "UPDATE counted_periods c SET state = '' FROM credit_note_lines p JOIN invoice_lines l ON l.id = p.invoice_line_id JOIN invoices i ON i.id = l.invoice_id
-         WHERE p.credit_note_id = $1 AND p.corrects_minor IS NOT NULL AND c.subscription_id = i.subscription_id
+         WHERE p.credit_note_id = $1 AND p.corrects_minor IS NOT NULL AND c.subscription_id = coalesce(l.subscription_id, i.subscription_id)
            AND l.period_end > c.period_start AND l.period_end <= c.period_end",
         id.as_str()
     )

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::BillingError;
 use crate::credit_notes::{self, CreditNote, Settles};
-use crate::invoices::{Invoice, InvoiceLine, InvoiceTax, State};
+use crate::invoices::{Invoice, InvoiceCredit, InvoiceLine, InvoiceTax, State};
 use crate::rating::LineKind;
 use crate::rating::plan::Collect;
 
@@ -41,6 +41,9 @@ pub struct Document {
     pub discount: Money,
     #[schema(value_type = String)]
     pub credit: Money,
+    /// Which prepaid credits they were.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub credits: Vec<InvoiceCredit>,
     /// What is left of the lines, without tax.
     #[schema(value_type = String)]
     pub subtotal: Money,
@@ -133,6 +136,7 @@ pub fn document(invoice: &Invoice, zone: Tz) -> Result<Document, BillingError> {
         lines: invoice.lines.iter().map(|line| document_line(line, zone)).collect(),
         discount: Money::sum(invoice.lines.iter().map(|line| line.discount), invoice.currency)?,
         credit: Money::sum(invoice.lines.iter().map(|line| line.credit), invoice.currency)?,
+        credits: invoice.credits.clone(),
         subtotal: invoice.subtotal,
         tax: invoice.tax,
         total: invoice.total,
@@ -194,6 +198,7 @@ pub fn as_invoice(note: &CreditNote, invoice: &Invoice) -> Invoice {
         due_at: None,
         paid_at: None,
         lines: lines.collect(),
+        credits: Vec::new(),
         ..invoice.clone()
     }
 }
@@ -204,7 +209,7 @@ fn days(period: Period, zone: Tz) -> Days {
 
 fn document_line(line: &InvoiceLine, zone: Tz) -> DocumentLine {
     DocumentLine {
-        name: line.name.clone(),
+        name: line.title(),
         days: days(line.period, zone),
         quantity: line.quantity.clone(),
         amount: line.amount,

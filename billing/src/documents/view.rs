@@ -48,10 +48,10 @@ impl View {
         facts.extend(document.due_on.map(|on| ("Due".to_owned(), date(on))));
         facts.push(("Period".to_owned(), days(document.period)));
         let mut totals = Vec::new();
-        for (name, taken) in [("Discounts", document.discount), ("Prepaid credits", document.credit)] {
-            if !taken.is_zero() {
-                totals.push((name.to_owned(), money(Money::new(-taken.minor, taken.currency))));
-            }
+        let mut taken = vec![("Discounts".to_owned(), document.discount)];
+        taken.extend(document.credits.iter().map(|credit| (format!("Prepaid: {}", credit.name), credit.amount)));
+        for (name, taken) in taken.into_iter().filter(|(_, taken)| !taken.is_zero()) {
+            totals.push((name, money(Money::new(-taken.minor, taken.currency))));
         }
         totals.push(("Subtotal".to_owned(), money(document.subtotal)));
         totals.extend(document.taxes.iter().map(|tax| {

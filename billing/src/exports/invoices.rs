@@ -51,7 +51,9 @@ fn rows<'c>(conn: &'c mut PgConnection, scope: &Scope) -> Rows<'c> {
     let found = sqlx::query!(
         r#"SELECT id, number AS "number!", state, kind, consumer_id, buyer->>'name' AS consumer_name,
                   coalesce(buyer->>'country', buyer->'address'->>'country') AS country, buyer->>'tax_id' AS tax_id,
-                  subscription_id, period_start, period_end, issued_at AS "issued_at!", due_at, paid_at, currency,
+                  (SELECT string_agg(p.subscription_id, ' ' ORDER BY p.subscription_id) FROM invoice_parts p WHERE p.invoice_id = invoices.id)
+                      AS "subscriptions!",
+                  period_start, period_end, issued_at AS "issued_at!", due_at, paid_at, currency,
                   subtotal_minor, tax_minor, total_minor, carried, carried_into, collect, stripe_id,
                   CASE WHEN state IN ('issued', 'uncollectible') AND NOT carried THEN total_minor - credited_minor ELSE 0 END AS "open!"
            FROM invoices
@@ -79,7 +81,7 @@ fn rows<'c>(conn: &'c mut PgConnection, scope: &Scope) -> Rows<'c> {
                 row.consumer_name.into(),
                 row.country.into(),
                 row.tax_id.into(),
-                row.subscription_id.into(),
+                row.subscriptions.into(),
                 row.period_start.into(),
                 row.period_end.into(),
                 row.issued_at.into(),

@@ -56,7 +56,7 @@ const COLUMNS: &[Column] = &[
 fn rows<'c>(conn: &'c mut PgConnection, scope: &Scope) -> Rows<'c> {
     let found = sqlx::query!(
         r#"SELECT l.id, i.id AS invoice, i.number AS "number!", i.state, i.issued_at AS "issued_at!", i.consumer_id, i.buyer->>'name' AS consumer_name,
-                  i.subscription_id, l.position, l.kind, l.name, p.name AS "plan?", v.version AS "version?", l.price, l.meter,
+                  coalesce(l.subscription_id, i.subscription_id) AS "subscription_id!", l.position, l.kind, l.name, p.name AS "plan?", v.version AS "version?", l.price, l.meter,
                   l.period_start, l.period_end, l.quantity, i.currency, l.amount_minor, l.discount_minor, l.credit_minor, l.tax_minor, l.tax_name, l.tax_rate, l.tax_inclusive,
                   l.amount_minor - l.discount_minor - l.credit_minor - CASE WHEN l.tax_inclusive THEN l.tax_minor ELSE 0 END AS "net!", l.explanation,
                   (l.proof->>'events')::bigint AS proof_events, l.proof->>'hash' AS proof_hash

@@ -41,7 +41,7 @@ const COLUMNS: &[Column] = &[
 fn rows<'c>(conn: &'c mut PgConnection, scope: &Scope) -> Rows<'c> {
     let (first, next) = scope.days();
     sqlx::query!(
-        r#"SELECT j.booked_on, j.consumer_id, i.buyer->>'name' AS consumer_name, i.subscription_id AS "subscription?", p.invoice_id, i.number, p.line_id,
+        r#"SELECT j.booked_on, j.consumer_id, i.buyer->>'name' AS consumer_name, coalesce(l.subscription_id, i.subscription_id) AS "subscription?", p.invoice_id, i.number, p.line_id,
                   coalesce(l.kind, CASE j.kind WHEN 'balance' THEN 'prepaid' ELSE '' END) AS "kind!",
                   coalesce(l.name, CASE j.kind WHEN 'balance' THEN j.description END) AS name, v.name AS "plan?", l.price, l.meter, j.kind AS cause, p.currency,
                   -p.amount_minor AS "amount!"

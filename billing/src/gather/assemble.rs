@@ -1,7 +1,7 @@
 //! From gathered lines to an invoice: the subscription's coupons, the consumer's prepaid credits and tax.
 
 use bigdecimal::BigDecimal;
-use farebox_core::ids::InvoiceLineId;
+use farebox_core::ids::{InvoiceLineId, SubscriptionId};
 use farebox_core::period::Period;
 use farebox_core::workspace::Workspace;
 use farebox_metering::consumers::Consumer;
@@ -35,37 +35,48 @@ pub struct Beside {
     pub proof: Option<serde_json::Value>,
     pub adjusts: Option<InvoiceLineId>,
     pub of: Option<LineKind>,
+    /// Whose it is, where the invoice has lines of several.
+    pub subscription: Option<SubscriptionId>,
+}
+
+/// A subscription's period on an invoice, with how many lines it has, after those of the parts before it.
+#[derive(Debug, Clone)]
+pub struct Portion<'a> {
+    pub subscription: &'a Subscription,
+    pub period: Period,
+    pub lines: usize,
+    /// Names of the plans in force in the period.
+    pub plans: Vec<String>,
 }
 
 impl Assembled {
     /// Each line with what is stored beside it.
     pub fn lines(&self) -> impl Iterator<Item = (&RatedLine, &Beside)> {
-        static NOTHING: Beside = Beside { source: None, proof: None, adjusts: None, of: None };
+        static NOTHING: Beside = Beside { source: None, proof: None, adjusts: None, of: None, subscription: None };
         self.rated.lines.iter().zip(self.beside.iter().chain(std::iter::repeat(&NOTHING)))
     }
 }
 
-/// Pure: everything that stands beside the lines is known.
+/// Pure: everything that stands beside the lines is known. The lines are those of the parts, in their order, and others after
+/// them.
 pub fn assemble(
     accounts: &Accounts,
     workspace: &Workspace,
-    subscription: &Subscription,
+    parts: &[Portion<'_>],
     consumer: &Consumer,
-    period: Period,
     gathered: Gathered,
 ) -> Result<Assembled, BillingError> {
     let billing = accounts.billing(&consumer.id);
     let tax = tax_for(workspace, consumer, &billing)?;
     let tax_note = tax.as_ref().and_then(|tax| tax.note.clone());
-    let terms = Terms {
-        discounts: accounts.discounts(subscription, &gathered.plans),
-        credits: accounts.credits(&consumer.id, gathered.currency, period),
-        tax,
-    };
+    let terms = Terms { discounts: accounts.discounts(parts), credits: accounts.credits(parts, gathered.currency), tax };
     let (mut lines, mut beside) = (Vec::new(), Vec::new());
+    let several = parts.len() > 1;
+    let mut whose = parts.iter().flat_map(|part| std::iter::repeat_n(&part.subscription.id, part.lines));
     for GatheredLine { source, line, proof, adjusts, of } in gathered.lines {
         lines.push(line);
-        beside.push(Beside { source, proof, adjusts, of });
+        let subscription = whose.next().filter(|_| several).cloned();
+        beside.push(Beside { source, proof, adjusts, of, subscription });
     }
     Ok(Assembled { rated: invoice(lines, &terms, gathered.currency)?, beside, tax_note, billing })
 }

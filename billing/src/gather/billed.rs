@@ -24,14 +24,15 @@ pub(super) async fn usage_lines(
     let (ids, from): (Vec<_>, Vec<_>) = since.iter().map(|(subscription, from)| (subscription.id.as_str().to_owned(), *from)).unzip();
     // No usage is invoiced before its stretch is over.
     let rows = sqlx::query!(
-        r#"SELECT i.subscription_id AS "subscription!: SubscriptionId", i.currency AS "currency!", b.first AS "first!: InvoiceLineId", b.kind AS "kind!",
+        r#"SELECT part.subscription_id AS "subscription!: SubscriptionId", i.currency AS "currency!", b.first AS "first!: InvoiceLineId", b.kind AS "kind!",
                   coalesce(o.name, l.name) AS "name!", coalesce(oi.number, i.number, '(draft)') AS "number!",
                   l.plan_version_id AS "version?: PlanVersionId", l.add_on_id AS "add_on?: AddOnId", l.price AS "price?", l.meter AS "meter?",
                   l.value AS "value?", l.period_start AS "period_start!", l.period_end AS "period_end!", b.quantity AS "quantity!",
                   b.amount_minor AS "amount_minor!", coalesce(o.basis, l.basis) AS basis
            FROM unnest($1::text[], $2::timestamptz[]) AS w (subscription_id, since)
-           JOIN invoices i ON i.subscription_id = w.subscription_id AND i.period_end > w.since
-           JOIN invoice_lines l ON l.invoice_id = i.id
+           JOIN invoice_parts part ON part.subscription_id = w.subscription_id AND part.period_end > w.since
+           JOIN invoices i ON i.id = part.invoice_id
+           JOIN invoice_lines l ON l.invoice_id = i.id AND coalesce(l.subscription_id, i.subscription_id) = part.subscription_id
            CROSS JOIN LATERAL (
                SELECT 0 AS step, coalesce(l.adjusts, l.id) AS first, coalesce(l.adjusts_kind, l.kind) AS kind, l.quantity, l.amount_minor
                UNION ALL

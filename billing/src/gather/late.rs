@@ -9,10 +9,12 @@ use farebox_core::period::Period;
 use farebox_core::workspace::Workspace;
 use sqlx::PgConnection;
 
-use super::{Counter, Counting, GatheredLine, Records, Span, count_all, cycle_of};
+use super::{Counter, Counting, GatheredLine, Records, Span, count_all, cover, cycle_of};
 use crate::rating::cycle::{self, Wanted};
 use crate::rating::difference;
+use crate::rating::units::Taken;
 use crate::subscriptions::Subscription;
+use crate::units::Purse;
 use crate::{BillingError, settings};
 
 /// From when on events are counted for a period: earlier where a price has a longer one.
@@ -87,21 +89,30 @@ pub(super) async fn changed(
     Ok(found)
 }
 
-/// Adjustments of the closed periods of a subscription whose events changed. With proof, `counted` takes the states to be
-/// noted, so that each correction is made once.
+/// What corrections use and tell beside their lines.
+pub struct Late<'a> {
+    /// What is left of prepaid units.
+    pub purse: &'a mut Purse,
+    /// With proof, the states to be noted, so that each correction is made once.
+    pub noted: &'a mut Vec<Counted>,
+    pub units: &'a mut Vec<(SubscriptionId, Taken)>,
+}
+
+/// Adjustments of the closed periods of a subscription whose events changed.
 pub async fn corrections(
     counter: &Counter<'_>,
     records: &Records,
     workspace: &Workspace,
     subscription: &Subscription,
     counting: Counting,
-    counted: &mut Vec<Counted>,
+    late: Late<'_>,
 ) -> Result<Vec<GatheredLine>, BillingError> {
     let mut found = Vec::new();
     for &period in records.late(subscription) {
         let definitions = records.definitions(subscription, &[]);
         let cycle = cycle_of(workspace, subscription, Span { period, next: period }, Vec::new(), &definitions)?;
-        let whole = count_all(counter, subscription, &cycle, counting, counted).await?;
+        let mut whole = count_all(counter, subscription, &cycle, counting, late.noted).await?;
+        late.units.extend(cover(records, subscription, &cycle, &mut whole, late.purse)?);
         let billed = records.billed(subscription, period);
         let corrections = difference::corrections(cycle::usage_lines(&cycle, &whole.used)?, &billed)?;
         found.extend(corrections.into_iter().map(|continued| whole.with_proof(continued)));

@@ -16,23 +16,25 @@ mod records;
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use farebox_core::ids::{InvoiceLineId, PlanVersionId};
+use farebox_core::ids::{InvoiceLineId, PlanVersionId, SubscriptionId};
 use farebox_core::money::Currency;
 use farebox_core::period::Period;
 use farebox_core::workspace::Workspace;
 
 pub(crate) use accounts::Accounts;
-pub(crate) use assemble::{Assembled, Beside, assemble};
+pub(crate) use assemble::{Assembled, Beside, Portion, assemble};
 pub(crate) use count::{count_usage, recount};
 pub(crate) use counter::Counter;
-pub(crate) use late::{Counted, corrections, note, with_corrections};
+pub(crate) use late::{Counted, Late, corrections, note, with_corrections};
 pub(crate) use records::Records;
 
 use crate::rating::cycle::{self, BilledFee, Cycle, CycleLine, FOREVER, Part, Source, UsedKey};
 use crate::rating::difference::{Continued, less_billed};
 use crate::rating::plan::Terms;
+use crate::rating::units::Taken;
 use crate::rating::{Line, LineKind, PlanDefinition, Usage};
 use crate::subscriptions::Subscription;
+use crate::units::Purse;
 use crate::{BillingError, sla};
 
 /// Where quantities come from.
@@ -80,6 +82,8 @@ pub struct Gathered {
     pub plans: Vec<String>,
     /// What was counted with proof, to be noted with the invoice.
     pub counted: Vec<Counted>,
+    /// What is taken of prepaid units, and for whose usage.
+    pub units: Vec<(SubscriptionId, Taken)>,
 }
 
 /// The whole invoice of a period.
@@ -90,17 +94,36 @@ pub async fn gather(
     subscription: &Subscription,
     span: Span,
     counting: Counting,
+    purse: &mut Purse,
 ) -> Result<Gathered, BillingError> {
     let fees = records.fees(subscription, span.period);
     let definitions = records.definitions(subscription, &fees);
     let cycle = cycle_of(workspace, subscription, span, fees, &definitions)?;
     let mut noted = Vec::new();
     let mut lines: Vec<_> = cycle::fee_lines(&cycle)?.into_iter().map(GatheredLine::from).collect();
-    let counted = count_all(counter, subscription, &cycle, counting, &mut noted).await?;
+    let mut counted = count_all(counter, subscription, &cycle, counting, &mut noted).await?;
+    // What is older is covered first.
+    let mut units = Vec::new();
+    let late = Late { purse, noted: &mut noted, units: &mut units };
+    let corrections = late::corrections(counter, records, workspace, subscription, counting, late).await?;
+    units.extend(cover(records, subscription, &cycle, &mut counted, purse)?);
     lines.extend(usage(records, workspace, subscription, &cycle, &counted)?);
     lines.extend(sla::lines(counter.app, counter.ws, subscription, &cycle, &counted.used, counting).await?);
-    lines.extend(late::corrections(counter, records, workspace, subscription, counting, &mut noted).await?);
-    Ok(gathered(subscription, &cycle, lines, noted))
+    lines.extend(corrections);
+    Ok(gathered(subscription, &cycle, lines, noted, units))
+}
+
+/// Covers what was counted with prepaid units, as far as there are.
+fn cover(
+    records: &Records,
+    subscription: &Subscription,
+    cycle: &Cycle<'_>,
+    counted: &mut CountedAll,
+    purse: &mut Purse,
+) -> Result<Vec<(SubscriptionId, Taken)>, BillingError> {
+    let covers = records.covers(subscription);
+    let taken = purse.cover(subscription, cycle.period.end, &cycle::wanted(cycle)?, &mut counted.used, &covers);
+    Ok(taken.into_iter().map(|taken| (subscription.id.clone(), taken)).collect())
 }
 
 /// The usage of a period so far, until `at`, that is not billed yet: for an invoice within the period.
@@ -122,19 +145,26 @@ pub async fn gather_until(
     }
     cycle.parts.retain(|part| part.stretch.start < part.stretch.end);
     let mut noted = Vec::new();
-    let counted = count_all(counter, subscription, &cycle, counting, &mut noted).await?;
+    let mut counted = count_all(counter, subscription, &cycle, counting, &mut noted).await?;
+    let units = cover(records, subscription, &cycle, &mut counted, &mut records.purse(&subscription.consumer))?;
     let mut lines = usage(records, workspace, subscription, &cycle, &counted)?;
     lines.retain(|line| !line.line.amount.is_zero());
-    Ok(gathered(subscription, &cycle, lines, noted))
+    Ok(gathered(subscription, &cycle, lines, noted, units))
 }
 
-fn gathered(subscription: &Subscription, cycle: &Cycle, lines: Vec<GatheredLine>, counted: Vec<Counted>) -> Gathered {
+fn gathered(
+    subscription: &Subscription,
+    cycle: &Cycle,
+    lines: Vec<GatheredLine>,
+    counted: Vec<Counted>,
+    units: Vec<(SubscriptionId, Taken)>,
+) -> Gathered {
     let last = cycle.parts.iter().rfind(|part| part.stretch.start < cycle.period.end && matches!(part.source, Source::Plan(_)));
     let terms = last.and_then(|part| cycle.plans.get(&part.source)).map(|plan| plan.terms.clone()).unwrap_or_default();
     let in_force =
         subscription.phases.iter().filter(|phase| phase.from < cycle.period.end && phase.to.is_none_or(|to| to > cycle.period.start));
     let plans = in_force.map(|phase| phase.plan.clone()).collect();
-    Gathered { currency: cycle.currency, lines, terms, plans, counted }
+    Gathered { currency: cycle.currency, lines, terms, plans, counted, units }
 }
 
 /// The usage lines of a period, less what earlier invoices have of it.

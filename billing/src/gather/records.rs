@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use farebox_core::ids::{AddOnId, PlanVersionId, SubscriptionId};
+use farebox_core::ids::{AddOnId, ConsumerId, PlanVersionId, SubscriptionId};
 use farebox_core::money::Currency;
 use farebox_core::period::Period;
 use farebox_core::workspace::Workspace;
@@ -14,6 +14,7 @@ use crate::rating::PlanDefinition;
 use crate::rating::cycle::{BilledFee, Source};
 use crate::rating::difference::BilledLine;
 use crate::subscriptions::{Plans, Subscription};
+use crate::units::{self, Covers, Purse};
 use crate::{BillingError, plans};
 
 /// No fee is billed longer ahead than a year.
@@ -26,15 +27,18 @@ pub struct Records {
     fees: HashMap<SubscriptionId, Vec<BilledFee>>,
     billed: HashMap<SubscriptionId, Vec<BilledLine>>,
     late: HashMap<SubscriptionId, Vec<Period>>,
+    purses: HashMap<ConsumerId, Purse>,
+    covers: HashMap<SubscriptionId, Covers>,
 }
 
 impl Records {
-    /// Of each subscription, from where its period begins.
+    /// Of each subscription, from where its period begins. `lock`: prepaid units are going to be taken in this transaction.
     pub async fn load(
         conn: &mut PgConnection,
         workspace: &Workspace,
         counter: &Counter<'_>,
         of: &[(&Subscription, DateTime<Utc>)],
+        lock: bool,
     ) -> Result<Self, BillingError> {
         let late = late::changed(conn, workspace, counter, of).await?;
         let since = since(of, &late);
@@ -42,7 +46,20 @@ impl Records {
         let fees = fees(conn, &since).await?;
         let versions = versions(of, &fees);
         let plans = plans::of(conn, &workspace.id, versions.iter()).await?;
-        Ok(Self { plans, fees, billed, late })
+        let consumers: Vec<_> = of.iter().map(|(subscription, _)| subscription.consumer.to_string()).collect();
+        let purses = units::load(conn, workspace, &consumers, lock).await?;
+        // After the lock: what another invoice took is seen.
+        let covers = units::covers(conn, &since).await?;
+        Ok(Self { plans, fees, billed, late, purses, covers })
+    }
+
+    /// What the consumer has of prepaid units.
+    pub fn purse(&self, consumer: &ConsumerId) -> Purse {
+        self.purses.get(consumer).cloned().unwrap_or_default()
+    }
+
+    pub(super) fn covers(&self, subscription: &Subscription) -> Covers {
+        self.covers.get(&subscription.id).cloned().unwrap_or_default()
     }
 
     /// As far as they may concern a period.
@@ -110,10 +127,11 @@ async fn fees(
     let (ids, from): (Vec<_>, Vec<_>) =
         since.iter().map(|(subscription, from)| (subscription.id.as_str().to_owned(), *from - LONGEST_AHEAD)).unzip();
     let rows = sqlx::query!(
-        r#"SELECT i.subscription_id AS "subscription: SubscriptionId", l.plan_version_id AS "version: PlanVersionId",
+        r#"SELECT p.subscription_id AS "subscription: SubscriptionId", l.plan_version_id AS "version: PlanVersionId",
                   l.add_on_id AS "add_on: AddOnId", l.price AS "price!", l.period_start, l.period_end, l.quantity
            FROM unnest($1::text[], $2::timestamptz[]) AS w (subscription_id, since)
-           JOIN invoices i ON i.subscription_id = w.subscription_id JOIN invoice_lines l ON l.invoice_id = i.id
+           JOIN invoice_parts p ON p.subscription_id = w.subscription_id JOIN invoices i ON i.id = p.invoice_id
+           JOIN invoice_lines l ON l.invoice_id = i.id AND coalesce(l.subscription_id, i.subscription_id) = p.subscription_id
            WHERE l.kind = 'fee' AND l.period_end > w.since ORDER BY i.id, l.position"#,
         &ids,
         &from

@@ -111,7 +111,14 @@ impl Ledger {
             per: TaxPer::Line,
             note: None,
         };
-        let credits = vec![Credit { id: "b".to_owned(), name: "Balance".to_owned(), left: money(self.balance), taxed: true }];
+        let credits = vec![Credit {
+            id: "b".to_owned(),
+            name: "Balance".to_owned(),
+            left: money(self.balance),
+            taxed: true,
+            prices: Vec::new(),
+            lines: None,
+        }];
         let rated = invoice(lines, &Terms { discounts: Vec::new(), credits, tax: Some(rate) }, usd()).expect("rates");
         self.balance -= rated.credits.iter().map(|(_, used)| used.minor).sum::<i64>();
         let carried = rated.total.minor < 0 || (rated.total.minor > 0 && rated.total.minor < SMALLEST);
@@ -358,6 +365,8 @@ fn stored(position: i32, rated: crate::rating::RatedLine) -> InvoiceLine {
         proof: None,
         basis: None,
         adjusts: None,
+        subscription: None,
+        section: None,
     }
 }
 

@@ -134,7 +134,7 @@ struct Line {
 /// Carried amounts and credits after tax are other invoices' money.
 async fn lines(conn: &mut sqlx::PgConnection, ws: &WorkspaceId, period: Period) -> Result<Vec<Line>, BillingError> {
     let rows = sqlx::query!(
-        r#"SELECT i.consumer_id, i.subscription_id, i.currency, l.meter, l.period_start, l.period_end,
+        r#"SELECT i.consumer_id, coalesce(l.subscription_id, i.subscription_id) AS "subscription_id!", i.currency, l.meter, l.period_start, l.period_end,
                   l.amount_minor - l.discount_minor - l.credit_minor - CASE WHEN l.tax_inclusive THEN l.tax_minor ELSE 0 END AS "net!"
            FROM invoice_lines l JOIN invoices i ON i.id = l.invoice_id
            WHERE i.workspace_id = $1 AND i.state NOT IN ('draft', 'void') AND l.kind NOT IN ('carried', 'credit')

@@ -1,17 +1,20 @@
 //! `farebox rate`: the same functions as invoices use, offline, on one plan and given usage.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
+use farebox_core::ids::PlanVersionId;
 use farebox_core::money::{BigDecimal, Currency, Money, decimal, plain};
 use farebox_core::period::Period;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::cycle::{Source, Wanted};
 use super::invoice::{Credit, Discount, Off, Terms, invoice};
 use super::lines::{fee, fee_credit, fees, minimum, usage_prices};
-use super::plan::{Amounts, Billed, Decimal, Model, Price};
+use super::plan::{Amounts, Billed, Decimal, IncludedOf, Model, Price};
+use super::units::{Prepaid, cover};
 use super::{Detail, PlanDefinition, Prior, RatedInvoice, RatedLine, RatingError, Scope, Usage, rate as rate_stretch, usage_lines};
 use crate::catalog::CatalogError;
 
@@ -180,10 +183,47 @@ fn read(plan_yaml: &str, usage_json: &str) -> Result<Request, RateError> {
             used.insert(price.name.clone(), used_by(price, meter, value, scope.currency)?);
         }
     }
+    let included = included(&plan, &scope, &mut used)?;
     let discounts = usage.discounts.into_iter().enumerate().map(|(n, value)| read_discount(n, value, scope.currency));
     let credits = usage.credits.into_iter().enumerate().map(|(n, value)| read_credit(n, value, scope.currency));
-    let terms = Terms { discounts: discounts.collect::<Result<_, _>>()?, credits: credits.collect::<Result<_, _>>()?, tax };
+    let credits = included.into_iter().map(Ok).chain(credits).collect::<Result<_, _>>()?;
+    let terms = Terms { discounts: discounts.collect::<Result<_, _>>()?, credits, tax };
     Ok(Request { plan, terms, scope, used })
+}
+
+/// What the plan's period comes with: units cover usage, credits in money are used before those that were given.
+fn included(plan: &PlanDefinition, scope: &Scope, used: &mut BTreeMap<String, Usage>) -> Result<Vec<Credit>, RateError> {
+    let mut all: Vec<_> = plan.terms.credits.iter().enumerate().collect();
+    all.sort_by_key(|(_, included)| included.priority);
+    let (mut credits, mut purse) = (Vec::new(), Vec::new());
+    for (n, included) in all {
+        let id = format!("included {n}");
+        match &included.of {
+            IncludedOf::Units { meter, units, .. } => purse.push(Prepaid { grant: id, meter: meter.clone(), left: units.0.clone() }),
+            IncludedOf::Money { amount, .. } => {
+                let amount = amount.get(scope.currency);
+                let amount = amount.ok_or_else(|| RatingError::NoAmount { price: included.name.clone(), currency: scope.currency })?;
+                let left = Money::exact(amount, scope.currency).map_err(RatingError::from)?;
+                let (name, prices) = (included.name.clone(), included.prices.clone());
+                credits.push(Credit { id, name, left, taxed: false, prices, lines: None });
+            }
+        }
+    }
+    let source = Source::Plan(PlanVersionId::new());
+    let wanted = usage_prices(plan).map(|(price, meter)| Wanted {
+        source: source.clone(),
+        price: price.clone(),
+        meter: meter.to_owned(),
+        of: scope.period,
+        stretch: scope.part,
+        before: None,
+        alone: true,
+    });
+    let wanted: Vec<_> = wanted.collect();
+    let mut by_key = wanted.iter().filter_map(|wanted| Some((wanted.key(), used.remove(&wanted.price.name)?))).collect();
+    cover(&wanted, &mut by_key, &mut purse, &HashMap::new());
+    used.extend(by_key.into_iter().map(|((_, price, _), usage)| (price, usage)));
+    Ok(credits)
 }
 
 fn number(text: &str) -> Result<BigDecimal, RateError> {
@@ -196,12 +236,12 @@ fn read_discount(n: usize, given: DiscountValue, currency: Currency) -> Result<D
         (None, Some(amount)) => Off::Fixed(Amounts::of(currency, number(amount)?)),
         _ => return Err(RateError::Usage(format!("`{}` takes off either a `percent` or an `amount`", given.name))),
     };
-    Ok(Discount { id: n.to_string(), name: given.name, off, prices: given.prices })
+    Ok(Discount { id: n.to_string(), name: given.name, off, prices: given.prices, lines: None })
 }
 
 fn read_credit(n: usize, given: CreditValue, currency: Currency) -> Result<Credit, RateError> {
     let left = Money::exact(&number(&given.amount)?, currency).map_err(|e| RateError::Usage(e.to_string()))?;
-    Ok(Credit { id: n.to_string(), name: given.name, left, taxed: given.taxed })
+    Ok(Credit { id: n.to_string(), name: given.name, left, taxed: given.taxed, prices: Vec::new(), lines: None })
 }
 
 /// A meter's value, as the price's model needs it.

@@ -188,6 +188,17 @@ fn discounts_credits_and_tax_in_their_order() {
 }
 
 #[test]
+fn what_a_plan_includes_is_used_before_what_was_given() {
+    let plan = "{terms: {credits: [{name: Later, amount: 5, priority: 2}, {name: First, amount: 10, prices: [R]}, {name: Units, meter: requests, units: 20}]}, prices: [{name: Fee, model: flat, amount: 100}, {name: R, model: per_unit, meter: requests, included: 5, unit_amount: 1}]}";
+    let usage = json!({ "currency": "USD", "period": { "from": "2026-01-01T00:00:00Z", "to": "2026-02-01T00:00:00Z" },
+        "meters": { "requests": { "value": "50" } }, "credits": [{ "amount": "7" }] });
+    let answer = rate(plan, &usage.to_string()).expect("rates");
+    // 5 are included and 20 prepaid: 25 are left; 10 of credits off them, then 5 and 7 off all.
+    assert_eq!((amounts(&answer), answer["total"].as_str()), (vec!["100.00", "25.00"], Some("103.00")));
+    assert_eq!(answer["lines"][1]["explanation"], json!("50 less 5 included leaves 45; 45 less 20 prepaid leaves 25; 25 × 1 = 25"));
+}
+
+#[test]
 fn leaving_in_the_middle_previews_what_is_given_back() {
     let plan = "{prices: [{name: Fee, model: flat, amount: 31}, {name: R, model: per_unit, meter: requests, unit_amount: 1}]}";
     let answer = change(plan, &january("USD", &json!({ "requests": { "value": "4" } })), r#"{"at":"2026-01-11T00:00:00Z","to_plan":null}"#);

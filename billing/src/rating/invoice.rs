@@ -4,6 +4,8 @@
 //! A discount or credit is one amount, spread over its lines in proportion, by largest remainder: so each tax rate has
 //! its exact base, and the parts add up to the whole.
 
+use std::ops::Range;
+
 use farebox_core::money::{BigDecimal, Currency, Money};
 
 use super::error::RatingError;
@@ -20,6 +22,8 @@ pub struct Discount {
     pub off: Off,
     /// Only from prices of these names; from all lines when empty.
     pub prices: Vec<String>,
+    /// Only from these lines, where an invoice has those of several subscriptions.
+    pub lines: Option<Range<usize>>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -37,6 +41,17 @@ pub struct Credit {
     pub left: Money,
     /// It stands for money already taxed, and is used after tax.
     pub taxed: bool,
+    /// Only for lines of prices of these names; for all lines when empty. Not of what is used after tax.
+    pub prices: Vec<String>,
+    /// As of a discount.
+    pub lines: Option<Range<usize>>,
+}
+
+/// Whether something for prices of these names, or for all, is meant for a line. What is carried over is left as it is.
+fn is_for(prices: &[String], lines: Option<&Range<usize>>, at: usize, line: &RatedLine) -> bool {
+    let named = || line.line.price.as_ref().is_some_and(|price| prices.contains(price));
+    let inside = lines.is_none_or(|lines| lines.contains(&at));
+    line.line.kind != LineKind::Carried && inside && (prices.is_empty() || named())
 }
 
 /// A line with what was taken off it, and its tax.
@@ -90,7 +105,7 @@ pub fn invoice(lines: Vec<Line>, terms: &Terms, currency: Currency) -> Result<Ra
     }
     let mut credits = Vec::new();
     for credit in terms.credits.iter().filter(|credit| !credit.taxed) {
-        let left = lefts(&rated, |line| line.line.kind != LineKind::Carried)?;
+        let left = lefts(&rated, |at, line| is_for(&credit.prices, credit.lines.as_ref(), at, line))?;
         let used = credit.left.minor.min(sum(&left, currency)?.minor).max(0);
         for (line, part) in rated.iter_mut().zip(spread(used, &left)) {
             line.credit = line.credit.checked_add(Money::new(part, currency))?;
@@ -142,11 +157,7 @@ fn credit_line(credit: &Credit, used: Money, amount: Money, lines: &[RatedLine])
 }
 
 fn take_off(rated: &mut [RatedLine], discount: &Discount, currency: Currency) -> Result<Money, RatingError> {
-    let applies = |line: &RatedLine| {
-        let named = || line.line.price.as_ref().is_some_and(|price| discount.prices.contains(price));
-        line.line.kind != LineKind::Carried && (discount.prices.is_empty() || named())
-    };
-    let left = lefts(rated, applies)?;
+    let left = lefts(rated, |at, line| is_for(&discount.prices, discount.lines.as_ref(), at, line))?;
     let base = sum(&left, currency)?;
     let off = match &discount.off {
         // Of what is given back its share is given back less.
@@ -163,8 +174,8 @@ fn take_off(rated: &mut [RatedLine], discount: &Discount, currency: Currency) ->
 }
 
 /// What is left of each line; nothing of those that are not meant.
-fn lefts(rated: &[RatedLine], meant: impl Fn(&RatedLine) -> bool) -> Result<Vec<i64>, RatingError> {
-    rated.iter().map(|line| if meant(line) { Ok(line.left()?.minor) } else { Ok(0) }).collect()
+fn lefts(rated: &[RatedLine], meant: impl Fn(usize, &RatedLine) -> bool) -> Result<Vec<i64>, RatingError> {
+    rated.iter().enumerate().map(|(at, line)| if meant(at, line) { Ok(line.left()?.minor) } else { Ok(0) }).collect()
 }
 
 fn sum(parts: &[i64], currency: Currency) -> Result<Money, RatingError> {
@@ -221,16 +232,23 @@ mod tests {
 
     fn share(text: &str, prices: &[&str]) -> Discount {
         let off = Off::Share(Decimal(text.parse().expect("a decimal")));
-        Discount { id: text.to_owned(), name: text.to_owned(), off, prices: prices.iter().map(ToString::to_string).collect() }
+        Discount { id: text.to_owned(), name: text.to_owned(), off, prices: prices.iter().map(ToString::to_string).collect(), lines: None }
     }
 
     fn fixed(text: &str) -> Discount {
         let off = Off::Fixed(Amounts::of(usd(), text.parse().expect("a decimal")));
-        Discount { id: text.to_owned(), name: text.to_owned(), off, prices: Vec::new() }
+        Discount { id: text.to_owned(), name: text.to_owned(), off, prices: Vec::new(), lines: None }
     }
 
     fn credit(minor: i64, taxed: bool) -> Credit {
-        Credit { id: format!("c{minor}"), name: "Credits".to_owned(), left: Money::new(minor, usd()), taxed }
+        Credit {
+            id: format!("c{minor}"),
+            name: "Credits".to_owned(),
+            left: Money::new(minor, usd()),
+            taxed,
+            prices: Vec::new(),
+            lines: None,
+        }
     }
 
     fn vat(rate: &str, inclusive: bool, per: tax::TaxPer) -> TaxRate {

@@ -1,9 +1,10 @@
 //! Prices to amounts: pure functions, exact decimals, one rounding at the end of each line.
 //!
 //! [`models`] prices a quantity, [`usage`] makes the lines of a price from what was counted, [`lines`] those of fees,
-//! minimum and cap, [`schedule`] cuts time into periods, [`cycle`] follows a subscription that changes, [`invoice`] puts
-//! lines in the order of an invoice (discounts, credits, tax, total), and [`tax`] taxes a line. The same functions serve
-//! invoices, previews and `farebox rate`; none of them sees a store, a clock or an HTTP type.
+//! minimum and cap, [`units`] covers usage with what was prepaid, [`schedule`] cuts time into periods, [`cycle`] follows a
+//! subscription that changes, [`invoice`] puts lines in the order of an invoice (discounts, credits, tax, total), and [`tax`]
+//! taxes a line. The same functions serve invoices, previews and `farebox rate`; none of them sees a store, a clock or an HTTP
+//! type.
 
 pub mod cli;
 pub mod cycle;
@@ -16,6 +17,7 @@ pub mod plan;
 pub mod proration;
 pub mod schedule;
 pub mod tax;
+pub mod units;
 pub mod usage;
 pub mod words;
 

@@ -83,12 +83,84 @@ pub struct Terms {
     /// What becomes of usage that arrives after its period was invoiced; as in the workspace unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub late_usage: Option<LateUsage>,
+    /// Prepaid credits that every period comes with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub credits: Vec<Included>,
 }
 
 impl Default for Terms {
     fn default() -> Self {
-        Self { collect: Collect::Automatically, due_days: 14, proration: Proration::Second, threshold: None, late_usage: None }
+        Self {
+            collect: Collect::Automatically,
+            due_days: 14,
+            proration: Proration::Second,
+            threshold: None,
+            late_usage: None,
+            credits: Vec::new(),
+        }
     }
+}
+
+/// Credits that a period comes with: granted once, as it begins.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Included {
+    pub name: String,
+    #[serde(flatten)]
+    pub of: IncludedOf,
+    /// Lower is used first.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub priority: i32,
+    /// How many periods they serve, beginning with the one they come with.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub periods: i32,
+    /// Else they serve periods for ever.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub expires: bool,
+    /// Only for lines of prices of these names; for all when empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub prices: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum IncludedOf {
+    Money {
+        amount: Amounts,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rollover: Option<RollsOver<Amounts>>,
+    },
+    Units {
+        meter: String,
+        units: Decimal,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rollover: Option<RollsOver<Decimal>>,
+    },
+}
+
+/// At the expiry at most so much of what is left goes on, for so many periods more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RollsOver<T> {
+    pub most: T,
+    pub periods: i32,
+}
+
+const fn one() -> i32 {
+    1
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde calls it
+fn is_one(value: &i32) -> bool {
+    *value == 1
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde calls it
+fn is_zero(value: &i32) -> bool {
+    *value == 0
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde calls it
+fn is_yes(flag: &bool) -> bool {
+    *flag
 }
 
 /// What becomes of usage that arrives after its period was invoiced.
@@ -374,7 +446,7 @@ impl PlanDefinition {
     /// A price by itself, on this plan's periods and terms.
     #[must_use]
     pub fn of_one_price(&self, price: Price) -> Self {
-        let terms = Terms { threshold: None, ..self.terms.clone() };
+        let terms = Terms { threshold: None, credits: Vec::new(), ..self.terms.clone() };
         Self {
             prices: vec![price],
             minimum: None,

@@ -27,6 +27,9 @@ pub struct Usage {
     /// When a period is continued: what of it was already billed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prior: Option<Prior>,
+    /// Units above those that are included which were prepaid: see [`super::units`].
+    #[serde(default, skip_serializing_if = "Zero::is_zero")]
+    pub prepaid: BigDecimal,
 }
 
 /// What some models need to know beside the value.
@@ -57,7 +60,7 @@ pub struct Prior {
 
 impl Usage {
     pub fn of(value: BigDecimal) -> Self {
-        Self { value, detail: Detail::None, before: zero(), prior: None }
+        Self { value, detail: Detail::None, before: zero(), prior: None, prepaid: zero() }
     }
 
     /// From the amounts of events, in their order in time.
@@ -70,7 +73,7 @@ impl Usage {
             }
             _ => Detail::Events(count),
         };
-        Ok(Self { value: amounts.iter().sum(), detail, before: zero(), prior: None })
+        Ok(Self { detail, ..Self::of(amounts.iter().sum()) })
     }
 }
 
@@ -185,19 +188,28 @@ fn less_included(q: &BigDecimal, included: &BigDecimal, what: &str, steps: &mut 
     left
 }
 
+fn less_prepaid(q: &BigDecimal, used: &Usage, steps: &mut Vec<String>) -> BigDecimal {
+    if used.prepaid <= zero() {
+        return q.clone();
+    }
+    let left = (q - &used.prepaid).max(zero());
+    steps.push(format!("{} less {} prepaid leaves {}", human(q), human(&used.prepaid), human(&left)));
+    left
+}
+
 /// By the models that price one quantity; where earlier parts are carried over, what they would come to is taken off.
 fn by_quantity(price: &Price, q: &BigDecimal, used: &Usage, currency: Currency) -> Result<Priced, RatingError> {
     let mut steps = Vec::new();
     if used.before <= zero() {
         let left = less_included(q, &price.included.0, "", &mut steps);
-        let priced = price_quantity(price, &left, currency)?;
+        let priced = price_quantity(price, &less_prepaid(&left, used, &mut steps), currency)?;
         steps.push(priced.words);
         return Ok(Priced { amount: priced.amount, words: join(&steps) });
     }
     let (earlier, whole) = (&used.before, &used.before + q);
     steps.push(format!("goes on from {} counted earlier in the period, to {}", human(earlier), human(&whole)));
     let left = less_included(&whole, &price.included.0, "", &mut steps);
-    let priced = price_quantity(price, &left, currency)?;
+    let priced = price_quantity(price, &less_prepaid(&left, used, &mut steps), currency)?;
     steps.push(priced.words);
     let before = price_quantity(price, &(earlier - &price.included.0).max(zero()), currency)?;
     let amount = &priced.amount - &before.amount;
@@ -268,8 +280,8 @@ fn matrix(price: &Price, used: &Usage, scope: &Scope, (dimension, values, defaul
         }
         // What is billed before is told by line, so only of a value by itself.
         let prior = used.prior.clone().filter(|_| by.len() == 1);
-        let own =
-            Usage { value: counted.clone(), detail: Detail::By(BTreeMap::from([(value.clone(), counted.clone())])), before: zero(), prior };
+        let detail = Detail::By(BTreeMap::from([(value.clone(), counted.clone())]));
+        let own = Usage { detail, prior, ..Usage::of(counted.clone()) };
         let (quantity, amount) = less_prior(&own, counted.clone(), amount, &mut steps)?;
         lines.push(line(price, Some(value), &own, scope, Figures { quantity, amount, steps, alert }));
     }

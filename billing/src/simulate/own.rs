@@ -15,7 +15,8 @@ use crate::BillingError;
 use crate::plans::{self, Plan};
 use crate::subscriptions;
 
-/// The months as they were, and on each plan. Before discounts, credits and tax, as by [`super::simulate`].
+/// The months as they were, and on each plan. Less the credits that a plan includes, before discounts, other credits and tax, as
+/// by [`super::simulate`].
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Comparison {
     pub currency: Currency,
@@ -69,10 +70,10 @@ pub async fn compare(
                 match of_subscription(app, &workspace, own, &question, &versions, known).await {
                     Ok(Some((actual, simulated))) => {
                         if n == 0 {
-                            comparison.actual[m] = comparison.actual[m].checked_add(actual)?;
+                            comparison.actual[m] = comparison.actual[m].checked_add(actual.cost)?;
                         }
                         if let Some(months) = &mut by_month {
-                            months[m] = months[m].checked_add(simulated)?;
+                            months[m] = months[m].checked_add(simulated.cost)?;
                         }
                     }
                     Ok(None) => {}

@@ -72,7 +72,7 @@ impl Bill {
         let lines = invoice.lines.into_iter().map(|line| Line {
             id: line.id.to_string(),
             amount: line.left(),
-            name: line.name,
+            name: line.title(),
             quantity: (line.kind == LineKind::Usage).then_some(line.quantity),
             period: line.period,
             tax: line.tax.map(|tax| Tax { name: tax.name, rate: tax.rate, inclusive: tax.inclusive, amount: tax.amount }),

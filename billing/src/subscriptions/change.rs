@@ -17,7 +17,7 @@ use sqlx::PgConnection;
 use super::{Phase, Subscription, by_ids, get};
 use crate::plans::{self, Plan};
 use crate::webhooks::{self, Happened};
-use crate::{BillingError, revenue, settings};
+use crate::{BillingError, included, revenue, settings};
 
 /// When a change takes effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -449,7 +449,8 @@ async fn written_as(conn: &mut PgConnection, ws: &WorkspaceId, id: &Subscription
     Ok(subscription)
 }
 
-/// Notes when the next period closes that has something to close: in force, or billed in advance and to be given back.
+/// Notes when the next period closes that has something to close (in force, or billed in advance and to be given back), and
+/// grants what its periods come with.
 pub(crate) async fn reschedule(
     conn: &mut PgConnection,
     ws: &WorkspaceId,
@@ -459,6 +460,7 @@ pub(crate) async fn reschedule(
     let close_from = settings::of(conn, ws).await?.close_from;
     let billed = billed_until(conn, &[subscription.id.to_string()]).await?;
     let plans = plans::of(conn, ws, subscription.phases.iter().map(|phase| &phase.plan_version)).await?;
+    included::settle(conn, &workspace, subscription, &plans).await?;
     let closes_at = subscription.closes_at(&plans, workspace.time_zone, close_from, billed.get(&subscription.id).copied())?;
     sqlx::query!("UPDATE subscriptions SET closes_at = $2 WHERE id = $1", subscription.id.as_str(), closes_at).execute(conn).await?;
     Ok(closes_at)
@@ -467,9 +469,10 @@ pub(crate) async fn reschedule(
 /// Until when fees of each subscription are billed in advance.
 pub(crate) async fn billed_until(conn: &mut PgConnection, ids: &[String]) -> Result<HashMap<SubscriptionId, DateTime<Utc>>, BillingError> {
     let rows = sqlx::query!(
-        r#"SELECT i.subscription_id AS "id: SubscriptionId", max(l.period_end) AS "until!"
-           FROM invoices i JOIN invoice_lines l ON i.id = l.invoice_id
-           WHERE i.subscription_id = ANY($1) AND l.kind = 'fee' AND l.quantity > 0 GROUP BY 1"#,
+        r#"SELECT p.subscription_id AS "id: SubscriptionId", max(l.period_end) AS "until!"
+           FROM invoice_parts p JOIN invoices i ON i.id = p.invoice_id
+           JOIN invoice_lines l ON l.invoice_id = i.id AND coalesce(l.subscription_id, i.subscription_id) = p.subscription_id
+           WHERE p.subscription_id = ANY($1) AND l.kind = 'fee' AND l.quantity > 0 GROUP BY 1"#,
         ids
     )
     .fetch_all(conn)

@@ -24,6 +24,15 @@ impl Subscription {
         Schedule { interval: plan.map_or(Interval::Month, |plan| plan.interval), anchor: anchored.then_some(self.started_at), zone }
     }
 
+    /// The schedule of invoices at an instant, and of those under a phase's plan.
+    pub(crate) fn schedule_at(&self, plans: &Plans, zone: Tz, at: DateTime<Utc>) -> Schedule {
+        self.schedule(self.phase_for(at).and_then(|phase| plans.get(&phase.plan_version)), zone)
+    }
+
+    pub(crate) fn schedule_under(&self, plans: &Plans, zone: Tz, phase: &Phase) -> Schedule {
+        self.schedule(plans.get(&phase.plan_version), zone)
+    }
+
     /// The phase whose plan says how time is cut at an instant: the one in force, else the next, else the last.
     fn phase_for(&self, at: DateTime<Utc>) -> Option<&Phase> {
         self.at(at).or_else(|| self.phases.iter().find(|phase| phase.from > at)).or_else(|| self.phases.last())

@@ -82,7 +82,7 @@ struct Shape {
 fn rows<'c>(conn: &'c mut PgConnection, scope: &Scope, shape: &'static Shape) -> Rows<'c> {
     let found = sqlx::query!(
         r#"SELECT l.id AS "line!", i.number AS "number!", i.id AS "document!", NULL AS corrects, NULL AS corrects_number, NULL::bigint AS applied,
-                  i.consumer_id AS "consumer!", i.buyer AS "buyer!", i.seller AS "seller!", i.subscription_id AS "subscription!",
+                  i.consumer_id AS "consumer!", i.buyer AS "buyer!", i.seller AS "seller!", coalesce(l.subscription_id, i.subscription_id) AS "subscription!",
                   i.issued_at AS "issued_at!", i.due_at, i.period_start AS "invoice_start!", i.period_end AS "invoice_end!",
                   l.period_start AS "period_start!", l.period_end AS "period_end!", l.kind AS "kind!", l.name AS "name!", l.price, l.meter,
                   l.quantity AS "quantity!", l.explanation AS "explanation!", i.currency AS "currency!", l.tax_minor AS "tax!", l.tax_name, l.tax_rate,
@@ -93,7 +93,7 @@ fn rows<'c>(conn: &'c mut PgConnection, scope: &Scope, shape: &'static Shape) ->
              AND CASE WHEN $4 THEN i.period_start ELSE i.issued_at END >= $2 AND CASE WHEN $4 THEN i.period_start ELSE i.issued_at END < $3
            UNION ALL
            SELECT l.id, n.number, n.id, i.id, i.number, CASE WHEN n.settles = 'open' AND p.position = 0 THEN n.total_minor END,
-                  i.consumer_id, i.buyer, i.seller, i.subscription_id,
+                  i.consumer_id, i.buyer, i.seller, coalesce(l.subscription_id, i.subscription_id),
                   n.issued_at, NULL, i.period_start, i.period_end,
                   l.period_start, l.period_end, l.kind, l.name, l.price, l.meter,
                   l.quantity, l.explanation, i.currency, p.tax_minor * s.sign, l.tax_name, l.tax_rate,

@@ -1,9 +1,10 @@
 use askama::Template;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
-use farebox_billing::documents;
 use farebox_billing::invoices::{self, Invoice, InvoiceFilter, State as InvoiceState};
-use farebox_core::ids::InvoiceId;
+use farebox_billing::{credits, documents, units};
+use farebox_core::ids::{ConsumerId, InvoiceId};
+use farebox_core::money::Money;
 
 use crate::account;
 use crate::context::{Ctx, page};
@@ -16,6 +17,8 @@ use crate::{Portal, bill, csv, format};
 pub struct InvoicesPage {
     pub shell: Shell,
     pub next: Option<Next>,
+    /// What is prepaid and not used up.
+    pub credits: Table,
     pub table: Table,
     pub csv: String,
 }
@@ -110,17 +113,44 @@ pub async fn list(State(portal): State<Portal>, ctx: Ctx) -> Result<Response, Fa
         None => None,
         Some(agreement) => Some(gathering(&portal, &ctx, agreement).await?),
     };
-    page(&InvoicesPage { shell: ctx.shell("Invoices", "/invoices"), next, table: table(&found, &ctx, ""), csv: "/invoices.csv".into() })
+    let credits = prepaid(&portal, &ctx, consumer).await?;
+    let shell = ctx.shell("Invoices", "/invoices");
+    page(&InvoicesPage { shell, next, credits, table: table(&found, &ctx, ""), csv: "/invoices.csv".into() })
+}
+
+/// Prepaid credits and units with something left, in the order of use.
+async fn prepaid(portal: &Portal, ctx: &Ctx, consumer: &ConsumerId) -> Result<Table, Failure> {
+    let mut conn = portal.app.pg.acquire().await?;
+    let money = credits::list(&mut conn, &ctx.workspace.id, Some(consumer)).await?;
+    let units = units::list(&mut conn, &ctx.workspace.id, Some(consumer)).await?;
+    let until = |at: Option<chrono::DateTime<chrono::Utc>>| at.map_or_else(|| "no end".to_owned(), |at| format::instant(at, ctx.tz()));
+    let of = |left: String, all: String| if left == all { Cell::text(left) } else { Cell::text(left).sub(format!("of {all}")) };
+    let mut rows = Vec::new();
+    for grant in money.into_iter().filter(|grant| !grant.balance.is_zero()) {
+        let left = of(format::money(grant.balance), format::money(grant.amount));
+        rows.push((grant.priority, grant.expires_at, vec![Cell::text(grant.name), Cell::text(until(grant.expires_at)), left]));
+    }
+    for grant in units.into_iter().filter(|grant| grant.balance > bigdecimal::BigDecimal::from(0)) {
+        let meter = crate::words::meter(&grant.meter);
+        let left = of(format!("{} {meter}", format::quantity(&grant.balance)), format!("{} {meter}", format::quantity(&grant.units)));
+        rows.push((grant.priority, grant.expires_at, vec![Cell::text(grant.name), Cell::text(until(grant.expires_at)), left]));
+    }
+    rows.sort_by_key(|(priority, until, _)| (*priority, until.is_none(), *until));
+    let columns = vec![Column::text("Prepaid"), Column::text("Valid until"), Column::number("Left")];
+    Ok(Table::new("Prepaid credits", columns).rows(rows.into_iter().map(|(_, _, row)| row)))
 }
 
 /// The invoice that is gathering.
 pub async fn gathering(portal: &Portal, ctx: &Ctx, agreement: &account::Agreement) -> Result<Next, Failure> {
     let preview = farebox_billing::preview::preview(&portal.app, &ctx.workspace.id, &agreement.subscription.id).await?;
-    let lines = preview.lines.into_iter().map(|line| Line {
-        name: line.name,
-        amount: format::money(line.amount),
-        explanation: line.explanation,
-        proof: None,
+    let lines = preview.lines.into_iter().map(|line| {
+        let left = line.amount.minor - line.discount.minor - line.credit.minor;
+        Line {
+            name: line.name,
+            amount: format::money(Money::new(left, line.amount.currency)),
+            explanation: bill::with_taken(line.explanation, line.discount, line.credit),
+            proof: None,
+        }
     });
     Ok(Next {
         title: format::period(preview.period.start, preview.period.end, ctx.tz()),

@@ -130,6 +130,10 @@ fn current(a: &Agreement, ctx: &Ctx) -> CurrentPlan {
     if let (true, Some(to)) = (a.phase.trial, a.phase.to) {
         facts = facts.with("Free trial until", format::instant(to, tz));
     }
+    let included = words::included(definition, currency);
+    if !included.is_empty() {
+        facts = facts.with("Comes with", included.join(", "));
+    }
     let columns = vec![Column::text("Price"), Column::text("How it is charged")];
     let prices = Table::new("Prices of your plan", columns).dense().rows(
         definition.prices.iter().map(|price| vec![Cell::text(&price.name), Cell::text(words::price(price, currency, definition.interval))]),
