@@ -16,9 +16,14 @@ mod accounting;
 mod admin_doubles;
 mod alerts;
 mod billing;
+mod billing_consolidated;
+mod billing_coupons;
+mod billing_credits;
+mod billing_edges;
 mod billing_faults;
 mod billing_history;
 mod billing_stripe_faults;
+mod billing_terms;
 mod connections;
 mod console;
 mod credit_notes;
@@ -46,6 +51,7 @@ mod metering_queries;
 mod outages;
 mod pages;
 mod pipeline;
+mod seller;
 mod senders;
 mod shop;
 mod sla;
@@ -198,7 +204,42 @@ fn main() -> ExitCode {
         billing_history::a_month_is_closed_by_its_checklist,
         billing_history::what_if_contracts_and_versions,
         billing_history::refusals_say_the_way_out,
+        billing_terms::tiers_go_on_after_a_change_of_plan,
+        billing_terms::an_end_at_once_without_credit_keeps_what_was_paid,
+        billing_terms::a_plans_own_late_policy_holds,
+        billing_terms::credits_expire_and_roll_over_in_time,
+        billing_credits::every_period_comes_with_its_credits,
+        billing_credits::a_change_within_a_period_grants_nothing_more,
+        billing_credits::what_a_backdated_change_makes_of_credits,
+        billing_credits::units_cover_usage_in_the_order_of_the_ledger,
+        billing_credits::units_of_usage_that_is_taken_back_are_given_back,
+        billing_coupons::the_catalogue_has_coupons,
+        billing_edges::currency_jpy_has_no_decimals,
+        billing_edges::currency_kwd_has_three_decimals,
+        billing_edges::currency_usd_has_two_decimals,
+        billing_edges::currency_eur_has_two_decimals,
+        billing_edges::currency_isk_has_no_decimals,
+        billing_edges::the_last_amount_of_64_bits_is_invoiced_exactly,
+        billing_edges::an_amount_beyond_64_bits_is_named_and_holds_up_nobody,
+        billing_edges::a_sum_beyond_64_bits_is_said_and_not_wrapped,
+        billing_edges::usage_below_zero_costs_nothing_and_is_carried_nowhere,
+        billing_edges::an_invoice_of_zero_is_issued_and_paid,
+        billing_edges::a_fee_of_zero_is_a_line,
+        billing_edges::a_period_of_no_length_has_no_invoice,
+        billing_edges::a_leap_day_is_a_day_of_its_month,
+        billing_edges::an_anchor_on_the_29th_takes_the_28th_of_february,
+        billing_edges::an_anchor_on_the_30th_returns_to_its_day,
+        billing_edges::an_anchor_on_the_31st_takes_each_months_last_day,
+        billing_edges::the_day_that_lacks_an_hour_has_23,
+        billing_edges::the_day_with_an_hour_twice_has_25,
+        billing_edges::refused_a_plan_without_the_consumers_currency,
+        billing_edges::refused_a_subscription_that_overlaps,
+        billing_edges::refused_a_change_of_a_published_version,
+        billing_edges::refused_a_close_with_open_differences,
+        billing_consolidated::one_invoice_for_all_whose_periods_end_together,
+        billing_consolidated::what_ends_apart_or_cannot_be_priced,
         billing_faults::killed_at_each_step_of_the_close,
+        billing_faults::killed_with_credits_and_one_invoice_for_all,
         billing_stripe_faults::killed_at_each_step_of_the_push,
         billing_stripe_faults::killed_at_each_step_of_a_credit_note,
         billing_stripe_faults::killed_at_each_step_of_a_voiding,

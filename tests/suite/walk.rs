@@ -56,7 +56,7 @@ impl World {
         );
         let catalogue = catalog::parse(&catalogue).map_err(|e| format!("{e:#?}")).expect("a right catalogue");
         let mut tx = suite.app.pg.begin().await.expect("PostgreSQL answers");
-        catalog::apply(&mut tx, &catalogue, "test").await.expect("it applies");
+        Box::pin(catalog::apply(&mut tx, &catalogue, "test")).await.expect("it applies");
         workspace::update_portal(&mut tx, &ws, &mark, Some(&host)).await.expect("a host of its own");
         let consumer = of_name(&mut tx, &tenant.workspace, &format!("{mark}-initech")).await;
         let other_consumer = of_name(&mut tx, &tenant.workspace, "hooli").await;
@@ -64,7 +64,7 @@ impl World {
         tx.commit().await.expect("PostgreSQL answers");
 
         let period = calendar::parse(&month.format("%Y-%m").to_string(), chrono_tz::UTC).expect("a month");
-        close::close_period(&suite.app, &ws, period).await.expect("it closes");
+        Box::pin(close::close_period(&suite.app, &ws, period)).await.expect("it closes");
         let rejected = format!(
             "{{\"specversion\":\"1.0\",\"type\":\"farebox.request.v1\",\"source\":\"{mark}\",\"id\":\"{mark}-bad\",\"time\":\"never\"}}"
         );

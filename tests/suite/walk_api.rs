@@ -120,7 +120,7 @@ impl Walk<'_> {
                 "plan" | "to_plan" => json!(format!("{}-plan", self.world.mark)),
                 "currency" => json!("USD"),
                 "period" => json!("2026-01"),
-                "amount" | "quantity" => json!("1.00"),
+                "amount" | "quantity" | "units" => json!("1.00"),
                 "brokers" => json!("kafka.walk.example:9092"),
                 "email" => json!("someone@walk.example"),
                 "url" => json!("https://hooks.walk.example/"),
