@@ -49,7 +49,7 @@ pub struct Simulation {
     pub version: i32,
     pub from: chrono::DateTime<chrono::Utc>,
     pub to: chrono::DateTime<chrono::Utc>,
-    /// By currency; before discounts, credits and tax.
+    /// By currency; less what plans include of credits, before discounts, other credits and tax.
     pub totals: Vec<SimulatedTotal>,
     /// The greatest differences first.
     pub rows: Vec<SimulatedRow>,

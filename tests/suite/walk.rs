@@ -49,6 +49,7 @@ impl World {
              sources:\n  - {{name: {mark}-edge, format: cloudevents}}\n\
              apis:\n  - {{name: {mark}-api, product: default, versions: [{{name: v1, deprecated: 2026-01-01}}]}}\n\
              plans:\n  - name: {mark}-plan\n    product: default\n    version: 1\n    interval: month\n    anchor: calendar\n\
+             \x20   terms: {{credits: [{{name: {mark}-units, meter: requests, units: \"1000\", rollover: {{most: \"100\"}}}}]}}\n\
              \x20   prices:\n      - {{name: Platform, model: flat, amount: {{USD: \"7777.77\"}}}}\n\
              consumers:\n  - {{name: {mark}-initech, email: {mark}@initech.example, signed_up: {month}T00:00:00Z, address: {{country: DE}}, subjects: [{mark}-subject], \
              subscriptions: [{{plan: {mark}-plan, from: {month}T00:00:00Z}}]}}\n  - {{name: hooli, signed_up: {month}T00:00:00Z}}\n",
