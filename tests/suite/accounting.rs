@@ -1,13 +1,14 @@
 //! What accounting systems and cost tools import.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use bigdecimal::BigDecimal;
 use farebox_core::clock;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::finance::{closed, decimal, export, issued, rows};
+use crate::finance::{closed, decimal, export, issued, rows, second_opinion};
 use crate::harness::Suite;
 use crate::tenant::Tenant;
 
@@ -102,4 +103,37 @@ pub async fn accounting_systems_get_credit_notes(suite: &Suite) {
     assert_eq!(back, -(decimal(&text(first, "total")) + decimal(&text(second, "total"))));
     let tax = corrections.iter().find(|row| row["ChargeCategory"] == "Tax" && row["InvoiceId"] == text(first, "number")).expect("its tax");
     assert_eq!((tax["BilledCost"].as_str(), tax["PricingQuantity"].as_str(), tax["ConsumedQuantity"].as_str()), ("-0.10", "", ""));
+    let file = suite.data.join("focus.parquet");
+    std::fs::write(&file, export(&tenant, "focus", &format!("{ALL}&format=parquet")).await.1).expect("written");
+    assert_eq!(broken_rules(&file).await, NOT_OF_US.map(str::to_owned).into());
+    let (_, csv) = export(&tenant, "focus", ALL).await;
+    let file = suite.data.join("focus-wrong.csv");
+    std::fs::write(&file, String::from_utf8(csv).expect("UTF-8").replace(",Integration,", ",Integrations,")).expect("written");
+    let wrong = broken_rules(&file).await;
+    assert!(wrong.iter().any(|rule| rule.starts_with("ServiceCategory")), "the validator looks at categories: {wrong:?}");
+}
+
+/// Rules that FOCUS' validator asks of more rows than the specification: an effective cost of nothing of every purchase, where
+/// only those that cover later charges are meant; and no invoice of any charge, where only those without one are meant.
+const NOT_OF_US: [&str; 2] = ["EffectiveCost-C-005-C", "InvoiceId-C-004-C"];
+
+/// The rules of FOCUS 1.2 that a file breaks, by FOCUS' own validator.
+async fn broken_rules(file: &Path) -> BTreeSet<String> {
+    let file = file.to_str().expect("UTF-8");
+    let (_, said) = second_opinion(&[
+        "-m",
+        "focus_validator.main",
+        "--data-file",
+        file,
+        "--validate-version",
+        "1.2",
+        "--block-download",
+        "--applicability-criteria",
+        "ACCOUNT_NAMING_SUPPORTED",
+    ])
+    .await;
+    let passed = said.split("Pass: ").nth(1).and_then(|rest| rest.split(' ').next()).and_then(|count| count.parse::<u32>().ok());
+    assert!(passed.is_some_and(|passed| passed > 100), "{said}");
+    let failed = said.lines().filter_map(|line| line.strip_prefix("❌ ")?.split(':').next());
+    failed.map(str::to_owned).collect()
 }

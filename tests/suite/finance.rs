@@ -156,7 +156,9 @@ pub async fn second_opinion(arguments: &[&str]) -> (bool, String) {
     let engines = std::env::var("FAREBOX_ENGINES").unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/.engines").to_owned());
     let python = std::path::Path::new(&engines).join("validators/python");
     assert!(python.is_dir(), "{} is missing: run `engines/fetch --browser`", python.display());
-    let done = Command::new("python3").env("PYTHONPATH", &python).args(arguments).output().await.expect("python3 runs");
+    // One of them reads what lies beside it.
+    let done =
+        Command::new("python3").env("PYTHONPATH", &python).current_dir(&python).args(arguments).output().await.expect("python3 runs");
     (done.status.success(), String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr))
 }
 

@@ -116,7 +116,7 @@ fn row(sold: &Sold, scope: &Scope, category: &str, frequency: &str, amount: Mone
         billed.start.into(),
         category.into(),
         correction.then_some("Correction").into(),
-        description.into(),
+        ascii(&description).into(),
         frequency.into(),
         end.into(),
         sold.start.into(),
@@ -139,6 +139,18 @@ fn row(sold: &Sold, scope: &Scope, category: &str, frequency: &str, amount: Mone
         sold.line.clone().into(),
         sold.price.clone().into(),
     ]
+}
+
+/// The specification takes nothing else in a description.
+fn ascii(text: &str) -> String {
+    let plain = |c: char| match c {
+        '×' => 'x',
+        '−' | '–' | '—' => '-',
+        '\u{a0}' | '\u{202f}' => ' ',
+        c if c.is_ascii() => c,
+        _ => '?',
+    };
+    text.chars().map(plain).collect()
 }
 
 fn capital(word: &str) -> String {
