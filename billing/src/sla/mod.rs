@@ -57,7 +57,15 @@ pub(crate) async fn lines(
         let mut left = cost;
         let Some(stretch) = stretch(cycle, source) else { continue };
         for promise in &plan.sla {
-            let measured = measure(app, ws, &subscription.id, promise, stretch, counting).await?;
+            // A proof reads raw events: only what is given back for needs one.
+            let mut measured = measure(app, ws, &subscription.id, promise, stretch, Counting::Quick).await?;
+            let kept = judge::broken(promise, &measured.iter().map(|(_, value)| value.clone()).collect::<Vec<_>>()).is_none();
+            if kept {
+                continue;
+            }
+            if counting == Counting::Proven {
+                measured = measure(app, ws, &subscription.id, promise, stretch, counting).await?;
+            }
             let values: Vec<_> = measured.iter().map(|(_, value)| value.clone()).collect();
             let Some(broken) = judge::broken(promise, &values) else { continue };
             let share = Money::round(&(cost.to_decimal() * &broken.share.0), cycle.currency).map_err(RatingError::from)?;
