@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use chrono::{DateTime, Datelike, Months, NaiveDate, SecondsFormat, TimeDelta, Utc};
+use farebox_billing::alerts::{self, Kind, NewAlert};
 use farebox_billing::subscriptions;
 use farebox_core::clock;
 use farebox_core::ids::ConsumerId;
@@ -190,6 +191,7 @@ async fn begin(file: &Path, options: &Options, running: &Running) -> anyhow::Res
     let step = Step::start("Invoices through Stripe");
     let outcome = payments::settle(running, &step).await?;
     step.done(&outcome);
+    own_alerts(running, from).await?;
 
     let past = Past { from, until, calls: sent.calls, copies: sent.copies };
     write_private(file, &past)?;
@@ -243,6 +245,28 @@ async fn subscribe(
     }
     tx.commit().await?;
     Ok((upgraded, left))
+}
+
+/// What the developer whose portal is shown wants to be told.
+async fn own_alerts(running: &Running, from: NaiveDate) -> anyhow::Result<()> {
+    let consumer = payments::showcase(running, from.and_time(chrono::NaiveTime::MIN).and_utc()).await?;
+    let mut tx = running.app.pg.begin().await?;
+    for (kind, threshold, currency) in [(Kind::Allowance, 50, None), (Kind::Allowance, 90, None), (Kind::Spend, 120, Some("USD"))] {
+        let alert = NewAlert {
+            name: "own".to_owned(),
+            kind,
+            meter: None,
+            threshold: threshold.into(),
+            currency: currency.map(str::to_owned),
+            at_least: None,
+            consumer: None,
+            plan: None,
+            emails: consumer.email.clone().into_iter().collect(),
+            mail_consumer: false,
+        };
+        alerts::create_own(&mut tx, &running.workspace.id, &consumer.id, &alert).await?;
+    }
+    Ok(tx.commit().await?)
 }
 
 /// Name -> id of every consumer.

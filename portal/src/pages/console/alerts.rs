@@ -80,7 +80,12 @@ pub async fn alerts_page(portal: &Portal, ctx: &Ctx, url: Field) -> Result<Alert
         shell: ctx.shell("Alerts", "/console/alerts"),
         rules: Table::new("Alerts", columns(["Name", "Told at", "Of", "Told to"])).dense().rows(rule_rows),
         told: Table::new("What was told", columns(["When", "Consumer", "What", "Alert"])).dense().rows(told_rows),
-        webhooks: Table::new("Webhooks", columns(["Address", "Is told", "State", "Waiting"])).dense().rows(hooks.iter().map(|hook| {
+        webhooks: Table::new(
+            "Webhooks",
+            vec![Column::text("Address"), Column::text("Is told"), Column::text("State"), Column::number("Waiting")],
+        )
+        .dense()
+        .rows(hooks.iter().map(|hook| {
             let address = if may_change { Cell::link(&hook.url, format!("/console/webhooks/{}", hook.id)) } else { Cell::text(host(hook)) };
             vec![address, Cell::text(what(hook)), state(hook).into(), Cell::text(format::count(hook.queued))]
         })),
