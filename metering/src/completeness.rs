@@ -1,5 +1,7 @@
 //! Up to when usage is complete: the least over sources of what each has surely delivered.
 
+use std::sync::LazyLock;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use clickhouse::Row;
 use farebox_core::App;
@@ -7,6 +9,7 @@ use farebox_core::clock;
 use farebox_core::ids::WorkspaceId;
 use serde::{Deserialize, Serialize};
 
+use crate::together::Together;
 use crate::{MeteringError, facts, sources};
 
 /// For a source that is not registered.
@@ -41,7 +44,14 @@ struct Seen {
     copies: u64,
 }
 
+static TOGETHER: LazyLock<Together<(String, WorkspaceId), Completeness>> = LazyLock::new(Together::default);
+
 pub async fn of(app: &App, workspace: &WorkspaceId) -> Result<Completeness, MeteringError> {
+    let key = (app.config.clickhouse.database.clone(), workspace.clone());
+    TOGETHER.ask(&key, async || now(app, workspace).await).await
+}
+
+async fn now(app: &App, workspace: &WorkspaceId) -> Result<Completeness, MeteringError> {
     let now = clock::now();
     let seen = facts::bound(
         app,

@@ -9,7 +9,7 @@ use farebox_core::App;
 use farebox_core::ids::WorkspaceId;
 use farebox_core::period::{Period, floor_minute};
 
-use crate::attribution::attributed;
+use crate::attribution::attributed_for;
 use crate::dimension::Dimension;
 use crate::filter::Parameters;
 use crate::measure::{Measure, own_filters};
@@ -259,7 +259,7 @@ pub(crate) struct Facts<'a> {
     pub rolled: String,
     /// Condition on attributed events; empty for none.
     pub raw: String,
-    /// ANDed to the choice of raw events, as in [`attributed`]; empty for none.
+    /// ANDed to the choice of raw events, as in [`attributed_for`]; empty for none.
     pub scope: String,
     pub rule: &'a CountingRule,
     /// A list of what there is: events that have expired may be missing.
@@ -297,7 +297,9 @@ impl Facts<'_> {
     fn events_sql(&self, scope: &str) -> String {
         let columns: Vec<_> = self.columns.iter().map(|c| format!("{} AS {}", c.raw, c.name)).collect();
         let scope = format!("{} {} {scope}", range("toStartOfMinute(time)", self.period), self.scope);
-        format!("SELECT {} FROM ({}) WHERE {}{}", columns.join(", "), attributed(self.rule, &scope), exact(self.period), and(&self.raw))
+        let (columns, condition) = (columns.join(", "), format!("{}{}", exact(self.period), and(&self.raw)));
+        let attributed = attributed_for(&format!("{columns} {condition}"), self.rule, &scope);
+        format!("SELECT {columns} FROM ({attributed}) WHERE {condition}")
     }
 
     fn rolled_sql(&self, tier: Tier, runs: &Runs) -> String {

@@ -55,10 +55,12 @@ mod run;
 mod selection;
 pub mod sources;
 pub mod store;
+pub mod stored;
 mod sync;
 pub mod tail;
 pub mod tiers;
 pub mod timelines;
+mod together;
 pub mod unattributed;
 pub mod usage;
 

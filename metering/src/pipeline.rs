@@ -5,7 +5,6 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use clickhouse::Row;
 use farebox_core::ids::WorkspaceId;
 use farebox_core::kafka::EVENTS;
 use farebox_core::period::{Period, floor_minute};
@@ -15,11 +14,11 @@ use rdkafka::TopicPartitionList;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::completeness::{self, SourceProgress};
 use crate::consumer::GROUP;
-use crate::facts::{Table, bound};
+use crate::facts::Table;
 use crate::{MeteringError, plan, usage};
 
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
@@ -51,36 +50,26 @@ pub struct PartitionLag {
 }
 
 pub async fn status(app: &App, workspace: &WorkspaceId) -> Result<PipelineStatus, MeteringError> {
-    #[derive(Row, Deserialize)]
-    struct Touched {
-        first: u32,
-        last: u32,
-    }
     let as_of = clock::now();
-    let (progress, partitions) = tokio::join!(completeness::of(app, workspace), lag(app));
-    let progress = progress?;
-    let sql =
-        "SELECT toUnixTimestamp(min(minute)) AS first, toUnixTimestamp(max(minute)) AS last FROM touched WHERE workspace = {ws:String}";
-    let touched: Touched = bound(app, workspace, sql).fetch_one().await?;
-    let at = |seconds: u32, more: i64| DateTime::from_timestamp(i64::from(seconds) + more, 0).unwrap_or_default();
-    let (start, until) = (at(touched.first, 0), floor_minute(as_of));
-    let ever = Period { start, end: at(touched.last, 60) };
-    // By remembered plans: only days that changed are looked at anew.
-    let dirty = plan::plan(app, workspace, &Table::Billing, ever, &plan::any).await?.0.dirty.len() as u64;
-    let whole = Period { start, end: ever.end.min(until).max(start) };
-    // Empty while the first event's minute is still running.
-    let counted = if whole.start < whole.end {
-        let calls = usage::query(app, &usage::UsageQuery::new(workspace, "calls", whole)).await?;
-        calls.rows.first().and_then(|row| row.value.to_plain_string().parse().ok()).unwrap_or(0)
-    } else {
-        0
+    let until = floor_minute(as_of);
+    let extent = async {
+        let Some((first, last)) = plan::extent(app, workspace).await? else { return Ok((0, 0)) };
+        let at = |seconds: u32, more: i64| DateTime::from_timestamp(i64::from(seconds) + more, 0).unwrap_or_default();
+        let ever = Period { start: at(first, 0), end: at(last, 60) };
+        let whole = Period { start: ever.start, end: ever.end.min(until) };
+        // By remembered plans: only days that changed are looked at anew.
+        let dirty = async { Ok(plan::plan(app, workspace, &Table::Billing, ever, &plan::any).await?.0.dirty.len() as u64) };
+        tokio::try_join!(dirty, counted(app, workspace, whole))
     };
+    let progress = async { completeness::of(app, workspace).await };
+    let lag = async { Ok::<_, MeteringError>(lag(app).await) };
+    let (progress, partitions, (dirty_minutes, counted)) = tokio::try_join!(progress, lag, extent)?;
     let deliveries = progress.sources.iter().map(|s| s.deliveries).sum::<u64>();
     Ok(PipelineStatus {
         deliveries,
         counted,
         until,
-        dirty_minutes: dirty,
+        dirty_minutes,
         last_event: progress.sources.iter().map(|s| s.newest).max(),
         complete_until: progress.complete_until,
         sources: progress.sources,
@@ -89,10 +78,13 @@ pub async fn status(app: &App, workspace: &WorkspaceId) -> Result<PipelineStatus
     })
 }
 
-/// Distinct events before `until`, counted one by one and not from rollups: for an audit, costly on large stores.
-pub async fn stored(app: &App, workspace: &WorkspaceId, until: DateTime<Utc>) -> Result<u64, MeteringError> {
-    let sql = "SELECT count() FROM events FINAL WHERE workspace = {ws:String} AND time < toDateTime64({until:Int64}, 6, 'UTC')";
-    Ok(bound(app, workspace, sql).param("until", until.timestamp()).fetch_one().await?)
+async fn counted(app: &App, workspace: &WorkspaceId, period: Period) -> Result<u64, MeteringError> {
+    // While the first event's minute is still running.
+    if period.is_empty() {
+        return Ok(0);
+    }
+    let calls = usage::query(app, &usage::UsageQuery::new(workspace, "calls", period)).await?;
+    Ok(calls.rows.first().and_then(|row| row.value.to_plain_string().parse().ok()).unwrap_or(0))
 }
 
 /// How far the consumer group is behind, as of a second ago at most.

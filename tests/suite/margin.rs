@@ -1,5 +1,7 @@
 //! What calls cost beside what they bring; two versions of an API side by side; and one's own months on other plans.
 
+use std::time::Duration;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use farebox_billing::{calendar, plans, simulate};
 use farebox_core::clock;
@@ -10,7 +12,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::finance;
-use crate::harness::Suite;
+use crate::harness::{Suite, eventually};
 use crate::tenant::Tenant;
 use crate::webhooks::answer;
 
@@ -170,7 +172,11 @@ pub async fn two_versions_are_set_side_by_side(suite: &Suite) {
     let v2 =
         (1..=10).map(|n| Call { at, version: "v2", route: "GET /orders", status: if n == 1 { 500 } else { 200 }, latency_us: n * 100 });
     calls(suite, &tenant, v1.chain(v2)).await;
-    let answer = tenant.get("/api/v1/kpis/versions/compare?api=orders&base=v1&canary=v2").await;
+    let answer = eventually("the calls are known to be initech's", Duration::from_secs(20), || async {
+        let answer = tenant.get("/api/v1/kpis/versions/compare?api=orders&base=v1&canary=v2").await;
+        (answer["consumers"] != json!([])).then_some(answer)
+    })
+    .await;
     let side = |side: &Value| {
         json!([
             side["version"],

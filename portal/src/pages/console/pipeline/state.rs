@@ -3,7 +3,7 @@
 use chrono::Duration;
 use farebox_billing::stripe::settings;
 use farebox_core::clock;
-use farebox_metering::pipeline;
+use farebox_metering::{pipeline, stored};
 
 use crate::context::Ctx;
 use crate::failure::Failure;
@@ -22,7 +22,7 @@ pub struct State {
 pub async fn state(portal: &Portal, ctx: &Ctx) -> Result<State, Failure> {
     let (app, workspace) = (&portal.app, &ctx.workspace.id);
     let status = pipeline::status(app, workspace).await?;
-    let stored = pipeline::stored(app, workspace, status.until).await?;
+    let stored = stored::before(app, workspace, status.until).await?;
     Ok(State { status, stored })
 }
 

@@ -5,27 +5,27 @@
 //! remembered, and holds while nothing in the day was touched. A remembered generation is always still there: superseded
 //! ones are deleted an hour after they were superseded, and nothing is remembered that long.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+mod look;
+mod memory;
+
+use std::sync::{Arc, LazyLock};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
-use clickhouse::Row;
+use farebox_core::App;
 use farebox_core::ids::WorkspaceId;
 use farebox_core::period::{Period, floor_minute, local_date, start_of_day};
-use farebox_core::{App, workspace as workspaces};
-use serde::Deserialize;
 
-use crate::facts::{Table, bound, minute_sql};
-use crate::tiers::{HOUR, Tier, bucket_sql};
+use self::look::{Inside, Look};
+use self::memory::Place;
+use crate::facts::{Table, bound};
+use crate::tiers::{HOUR, Tier};
+use crate::together::Together;
 use crate::{MeteringError, retention};
 
-/// How long the inside of a day is trusted: for long once all of its hours are rolled up.
-const REMEMBER: Duration = Duration::from_secs(600);
-const REMEMBER_SHORTLY: Duration = Duration::from_secs(30);
-/// Minutes remembered over all days, 16 bytes each.
-const MOST_MINUTES: usize = 1_000_000;
+pub(crate) use look::current;
+pub use memory::forget;
+
 /// A longer question first asks in which time there are any events.
 const LONG: TimeDelta = TimeDelta::days(400);
 
@@ -88,52 +88,6 @@ pub(crate) struct Plan {
     pub spans: Vec<(u32, u32)>,
 }
 
-/// What is inside a day: every minute and hour that has events, with its generation, 0 when it is not clean.
-#[derive(Debug, Default)]
-struct Inside {
-    touched: u64,
-    minutes: Vec<(u32, u64)>,
-    hours: BTreeMap<u32, u64>,
-}
-
-impl Inside {
-    fn is_clean(&self) -> bool {
-        self.minutes.iter().all(|(_, generation)| *generation != 0)
-    }
-}
-
-struct Remembered {
-    at: Instant,
-    inside: Arc<Inside>,
-}
-
-#[derive(Clone, PartialEq, Eq, Hash)]
-struct Key {
-    database: String,
-    workspace: WorkspaceId,
-    rollup: String,
-    day: (u32, u32),
-}
-
-#[derive(Default)]
-struct Memory {
-    days: HashMap<Key, Remembered>,
-    /// Days that had dirty minutes when they were last looked at.
-    hot: HashSet<Key>,
-    zones: HashMap<WorkspaceId, (Instant, Tz)>,
-}
-
-static MEMORY: LazyLock<Mutex<Memory>> = LazyLock::new(Mutex::default);
-
-fn memory() -> std::sync::MutexGuard<'static, Memory> {
-    MEMORY.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// As if the process had just started.
-pub fn forget() {
-    *memory() = Memory::default();
-}
-
 /// A day of the plan.
 struct Day {
     start: u32,
@@ -158,24 +112,15 @@ pub(crate) fn seconds(at: DateTime<Utc>) -> u32 {
     u32::try_from(at.timestamp().max(0)).unwrap_or(u32::MAX)
 }
 
-/// The time zone whose days are rolled up. One that is no longer the workspace's costs speed for a moment, no exactness.
-async fn zone_of(app: &App, workspace: &WorkspaceId) -> Result<Tz, MeteringError> {
-    if let Some((at, zone)) = memory().zones.get(workspace)
-        && at.elapsed() < REMEMBER_SHORTLY
-    {
-        return Ok(*zone);
-    }
-    let found = workspaces::by_id(&mut *app.pg.acquire().await?, workspace).await;
-    let zone = found.map_err(|e| MeteringError::unreadable("the workspace", e))?.map_or(Tz::UTC, |w| w.time_zone);
-    memory().zones.insert(workspace.clone(), (Instant::now(), zone));
-    Ok(zone)
-}
-
 /// The first and the last minute that has events; none when there is none.
 pub(crate) async fn extent(app: &App, workspace: &WorkspaceId) -> Result<Option<(u32, u32)>, MeteringError> {
+    static TOGETHER: LazyLock<Together<(String, WorkspaceId), Option<(u32, u32)>>> = LazyLock::new(Together::default);
     let sql = "SELECT toUnixTimestamp(min(minute)), toUnixTimestamp(max(minute)), count() FROM touched WHERE workspace = {ws:String}";
-    let (first, last, n): (u32, u32, u64) = bound(app, workspace, sql).fetch_one().await?;
-    Ok((n > 0).then_some((first, last)))
+    let look = async || {
+        let (first, last, n): (u32, u32, u64) = bound(app, workspace, sql).fetch_one().await?;
+        Ok((n > 0).then_some((first, last)))
+    };
+    TOGETHER.ask(&(app.config.clickhouse.database.clone(), workspace.clone()), look).await
 }
 
 /// Starts of the days of a calendar, from the one that holds `from` to the first at or after `to`.
@@ -199,12 +144,7 @@ pub(crate) async fn plan(
     period: Period,
     whole: &Whole<'_>,
 ) -> Result<(Plan, Tz), MeteringError> {
-    #[derive(Row, Deserialize)]
-    struct Sum {
-        day: u32,
-        touched: u64,
-    }
-    let zone = zone_of(app, workspace).await?;
+    let zone = memory::zone(app, workspace).await?;
     let frozen = retention::limits(app, workspace).await?.frozen;
     let (inner, cut) = whole_and_cut(period);
     let (mut from, mut to) = (inner.start, inner.end);
@@ -218,89 +158,47 @@ pub(crate) async fn plan(
     }
     let frozen = seconds(frozen);
     let edges = if from < to { day_edges(from, to, zone) } else { Vec::new() };
-    let (Some(first), Some(last)) = (edges.first(), edges.last()) else { return Ok((assemble(&[], inner, cut, whole), zone)) };
+    if edges.is_empty() {
+        return Ok((assemble(&[], inner, cut, whole), zone));
+    }
     let days: Vec<(u32, u32)> = edges.windows(2).map(|w| (w[0], w[1])).collect();
     let answers = |(start, end): (u32, u32)| inside(inner, start, end) && whole(start, end);
-    let sums = async {
-        let sql = format!(
-            "SELECT {} AS day, sum(n) AS touched FROM touched WHERE workspace = {{ws:String}} AND minute >= {} AND minute < {} GROUP BY day",
-            bucket_sql(Tier::Day(zone), "minute", &edges),
-            minute_sql(i64::from(*first)),
-            minute_sql(i64::from(*last))
-        );
-        let found = bound(app, workspace, &sql).fetch_all::<Sum>().await?;
-        Ok::<_, MeteringError>(found.into_iter().map(|sum| (sum.day, sum.touched)).collect::<HashMap<_, _>>())
-    };
-    let published = async {
-        if !days.iter().any(|day| answers(*day)) {
-            return Ok(HashMap::new());
-        }
-        current(app, workspace, &table.rollup_of(Tier::Day(zone)), *first, *last).await
-    };
     let source = table.source();
-    let key = |day| Key { database: app.config.clickhouse.database.clone(), workspace: workspace.clone(), rollup: source.rollup(), day };
-    // Days that were dirty the last time most likely are again: they are looked into beside the sums, not after them.
-    let hot: Vec<_> = {
-        let known = memory();
-        days.iter().filter(|day| known.hot.contains(&key(**day))).copied().collect()
+    let place = Place { database: app.config.clickhouse.database.clone(), workspace: workspace.clone(), rollup: source.rollup() };
+    let look = |edges, by_day, inside| {
+        let finer = (source.rollup(), source.rollup_of(Tier::Hour));
+        Look { place: place.clone(), edges, by_day, finer, inside, frozen }
     };
-    let (sums, published, mut insides) = tokio::try_join!(sums, published, look_into(app, workspace, source, &hot, frozen))?;
+    let by_day = days.iter().any(|day| answers(*day)).then(|| table.rollup_of(Tier::Day(zone)));
+    // Days that were dirty the last time most likely are again: they are looked into beside the sums, not after them.
+    let seen = look(edges, by_day, memory::hot(&place, &days)).ask(app).await?;
+    memory::keep(&place, &days, &seen.insides);
     let mut planned = Vec::new();
     let mut unknown = Vec::new();
-    {
-        let known = memory();
-        for day in &days {
-            let Some(touched) = sums.get(&day.0) else { continue };
-            let found = published.get(&day.0).filter(|(n, _)| (n >= touched || day.1 <= frozen) && answers(*day));
-            let generation = found.map_or(0, |(_, generation)| *generation);
-            planned.push((*day, generation));
-            if generation != 0 || insides.contains_key(&day.0) {
-                continue;
-            }
-            match known.days.get(&key(*day)).filter(|r| r.inside.touched == *touched && r.is_fresh()) {
-                Some(remembered) => drop(insides.insert(day.0, remembered.inside.clone())),
-                None => unknown.push(*day),
-            }
+    let mut insides = seen.insides.clone();
+    for day in &days {
+        let Some(touched) = seen.touched.get(&day.0) else { continue };
+        let found = seen.published.get(&day.0).filter(|(n, _)| (n >= touched || day.1 <= frozen) && answers(*day));
+        let generation = found.map_or(0, |(_, generation)| *generation);
+        planned.push((*day, generation));
+        if generation != 0 || insides.contains_key(&day.0) {
+            continue;
+        }
+        match memory::recall(&place, *day, *touched) {
+            Some(remembered) => drop(insides.insert(day.0, remembered)),
+            None => unknown.push(*day),
         }
     }
-    let found = look_into(app, workspace, source, &unknown, frozen).await?;
-    remember(found.iter().map(|(start, inside)| {
-        let end = days.iter().find(|day| day.0 == *start).map_or(*start, |day| day.1);
-        (key((*start, end)), inside.clone())
-    }));
-    remember(hot.iter().filter_map(|day| Some((key(*day), insides.get(&day.0)?.clone()))));
-    insides.extend(found);
+    if !unknown.is_empty() {
+        let more = look(Vec::new(), None, unknown).ask(app).await?;
+        memory::keep(&place, &days, &more.insides);
+        insides.extend(more.insides.iter().map(|(start, inside)| (*start, inside.clone())));
+    }
     let planned: Vec<_> = planned
         .into_iter()
         .map(|((start, end), generation)| Day { start, end, generation, inside: insides.remove(&start).unwrap_or_default() })
         .collect();
     Ok((assemble(&planned, inner, cut, whole), zone))
-}
-
-impl Remembered {
-    fn is_fresh(&self) -> bool {
-        let long = self.inside.hours.values().all(|generation| *generation != 0);
-        self.at.elapsed() < if long { REMEMBER } else { REMEMBER_SHORTLY }
-    }
-}
-
-/// A dirty minute gets clean without being touched: such a day is looked into again. The sum is of the same look as the
-/// minutes, so that a touch after it is noticed the next time.
-fn remember(found: impl Iterator<Item = (Key, Arc<Inside>)>) {
-    let mut memory = memory();
-    if memory.days.values().map(|r| r.inside.minutes.len()).sum::<usize>() > MOST_MINUTES {
-        memory.days.clear();
-        memory.hot.clear();
-    }
-    for (key, inside) in found {
-        if inside.is_clean() {
-            memory.hot.remove(&key);
-            memory.days.insert(key, Remembered { at: Instant::now(), inside });
-        } else {
-            memory.days.remove(&key);
-            memory.hot.insert(key);
-        }
-    }
 }
 
 fn inside(period: Period, start: u32, end: u32) -> bool {
@@ -349,81 +247,6 @@ fn assemble(days: &[Day], period: Period, cut: Vec<u32>, whole: &Whole<'_>) -> P
         }
     }
     plan
-}
-
-/// Bucket -> (touches it has caught up with, generation).
-pub(crate) async fn current(
-    app: &App,
-    workspace: &WorkspaceId,
-    rollup: &str,
-    first: u32,
-    last: u32,
-) -> Result<HashMap<u32, (u64, u64)>, MeteringError> {
-    #[derive(Row, Deserialize)]
-    struct Found {
-        at: u32,
-        done: u64,
-        last_gen: u64,
-    }
-    let sql = format!(
-        "SELECT toUnixTimestamp(bucket) AS at, max(n) AS done, argMax(gen, (n, gen)) AS last_gen FROM rollup_gen \
-         WHERE rollup = {{rollup:String}} AND workspace = {{ws:String}} AND bucket >= {} AND bucket < {} GROUP BY at",
-        minute_sql(i64::from(first)),
-        minute_sql(i64::from(last))
-    );
-    let found: Vec<Found> = bound(app, workspace, &sql).param("rollup", rollup).fetch_all().await?;
-    Ok(found.into_iter().map(|row| (row.at, (row.done, row.last_gen))).collect())
-}
-
-/// What is inside some days, by their start.
-async fn look_into(
-    app: &App,
-    workspace: &WorkspaceId,
-    table: &Table,
-    days: &[(u32, u32)],
-    frozen: u32,
-) -> Result<HashMap<u32, Arc<Inside>>, MeteringError> {
-    #[derive(Row, Deserialize)]
-    struct Minute {
-        at: u32,
-        touched: u64,
-    }
-    let (Some((first, _)), Some((_, last))) = (days.first(), days.last()) else { return Ok(HashMap::new()) };
-    // What lies between the days is read for nothing; there is little of it, since older days are mostly whole.
-    let sql = format!(
-        "SELECT toUnixTimestamp(minute) AS at, sum(n) AS touched FROM touched WHERE workspace = {{ws:String}} AND minute >= {} AND minute < {} \
-         GROUP BY at ORDER BY at",
-        minute_sql(i64::from(*first)),
-        minute_sql(i64::from(*last))
-    );
-    let touched = async { Ok::<_, MeteringError>(bound(app, workspace, &sql).fetch_all::<Minute>().await?) };
-    let (minute_rollup, hour_rollup) = (table.rollup(), table.rollup_of(Tier::Hour));
-    let (touched, minutes, hours) = tokio::try_join!(
-        touched,
-        current(app, workspace, &minute_rollup, *first, *last),
-        current(app, workspace, &hour_rollup, *first, *last)
-    )?;
-    let mut found: HashMap<u32, Inside> = days.iter().map(|(start, _)| (*start, Inside::default())).collect();
-    let mut by_hour: BTreeMap<(u32, u32), u64> = BTreeMap::new();
-    for minute in touched {
-        let at = days.partition_point(|(start, _)| *start <= minute.at);
-        let Some((start, end)) = at.checked_sub(1).and_then(|n| days.get(n)) else { continue };
-        if minute.at >= *end {
-            continue;
-        }
-        let Some(inside) = found.get_mut(start) else { continue };
-        inside.touched += minute.touched;
-        let clean = minutes.get(&minute.at).filter(|(n, _)| *n >= minute.touched || minute.at < frozen);
-        inside.minutes.push((minute.at, clean.map_or(0, |(_, generation)| *generation)));
-        *by_hour.entry((*start, minute.at - minute.at % HOUR)).or_default() += minute.touched;
-    }
-    for ((start, hour), touched) in by_hour {
-        let clean = hours.get(&hour).filter(|(n, _)| *n >= touched || hour + HOUR <= frozen);
-        if let Some(inside) = found.get_mut(&start) {
-            inside.hours.insert(hour, clean.map_or(0, |(_, generation)| *generation));
-        }
-    }
-    Ok(found.into_iter().map(|(start, inside)| (start, Arc::new(inside))).collect())
 }
 
 #[cfg(test)]
