@@ -52,7 +52,8 @@ suite: setup-test
 
 ## Ratios against limits measured in the same run.
 bench: setup
-	@cargo run --profile bench --package farebox-bench -- $(ARGS)
+	@cargo build --profile bench --package farebox --bin farebox --package farebox-bench
+	@target/release/farebox-bench $(ARGS)
 
 .PHONY: fuzz fuzz-corpus
 # The rooms have no unsafe code, so that no sanitizer is needed; and with it no nightly compiler.

@@ -13,7 +13,7 @@ use crate::report::{Line, Report};
 use crate::{bare, load};
 
 /// Events a request, connections, and the least ratio to keep.
-const CASES: [(usize, usize, f64); 3] = [(1, 32, 0.5), (100, 8, 0.5), (1000, 4, 0.5)];
+const CASES: [(usize, usize, f64); 3] = [(1, 32, 0.8), (100, 8, 0.8), (1000, 4, 0.8)];
 const TURNS: usize = 3;
 
 pub async fn measure(bench: &Bench, time: Duration, report: &mut Report) -> anyhow::Result<()> {

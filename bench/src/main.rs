@@ -6,9 +6,10 @@
 //! 2. [`decide`]: `/v1/decide` against a bare axum handler that hashes the key and looks it up.
 //! 3. [`pipeline`]: from Kafka until every row can be seen in ClickHouse, against inserting the same rows directly.
 //! 4. [`decode`]: a record of each gateway's format, against parsing it into `serde_json::Value`. Needs no engines.
-//! 5. [`scale`]: questions over three months of events, against a scan of them and against raw JSON aggregated when
+//! 5. [`memory`]: what ingest, metering and access take under load as processes of their own, against 200 MiB.
+//! 6. [`scale`]: questions over three months of events, against a scan of them and against raw JSON aggregated when
 //!    asked; only by name (`--only scale`), since it takes minutes and disk.
-//! 6. [`billing`]: a month of many subscriptions of ten prices, rated against a loop of the rating functions in memory and
+//! 7. [`billing`]: a month of many subscriptions of ten prices, rated against a loop of the rating functions in memory and
 //!    drafted against PostgreSQL's insert of the same rows; only by name (`--only billing`).
 //!
 //! `cargo run --release -p farebox-bench -- --data DIR` uses the engines of a running `farebox up`, in databases and
@@ -22,6 +23,7 @@ mod decide;
 mod decode;
 mod engines;
 mod load;
+mod memory;
 mod pipeline;
 mod report;
 mod scale;
@@ -55,7 +57,10 @@ struct Arguments {
     /// Subscriptions, of ten prices each, whose month is billed.
     #[arg(long, default_value_t = 100_000)]
     invoices: usize,
-    /// Only these: decode, decide, pipeline, collector, scale, billing. All but the last two unless given.
+    /// The binary whose memory is measured; beside this one unless given.
+    #[arg(long)]
+    farebox: Option<PathBuf>,
+    /// Only these: decode, decide, pipeline, collector, memory, scale, billing. All but the last two unless given.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Exit with 1 when a ratio is below what must be kept.
@@ -77,7 +82,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     if arguments.wants("decode") {
         decode::measure(Duration::from_secs(arguments.seconds.max(1)), &mut report)?;
     }
-    if ["pipeline", "collector", "decide", "scale", "billing"].iter().any(|name| arguments.wants(name)) {
+    if ["pipeline", "collector", "decide", "memory", "scale", "billing"].iter().any(|name| arguments.wants(name)) {
         let file = arguments.engines.clone().unwrap_or_else(|| arguments.data.join("engines.json"));
         let bench = Bench::start(&file).await?;
         let measured = measure(&bench, &arguments, &mut report).await;
@@ -105,6 +110,10 @@ async fn measure(bench: &Bench, arguments: &Arguments, report: &mut Report) -> a
     }
     if arguments.wants("decide") {
         decide::measure(bench, time, report).await?;
+    }
+    if arguments.wants("memory") {
+        let beside = std::env::current_exe()?.with_file_name("farebox");
+        memory::measure(bench, arguments.farebox.as_deref().unwrap_or(&beside), time * 3, report).await?;
     }
     Ok(())
 }

@@ -25,7 +25,8 @@ struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 /// A gateway's log line as text. Gateways write the bytes that a client sent, so a line may be no UTF-8; what is none
 /// becomes a replacement character, because otherwise a client could make its calls uncountable.
 pub fn log_text(record: &[u8]) -> Cow<'_, str> {
-    String::from_utf8_lossy(record)
+    // Almost all is UTF-8, and to see just that takes a fraction of the time.
+    std::str::from_utf8(record).map_or_else(|_| String::from_utf8_lossy(record), Cow::Borrowed)
 }
 
 impl<'a> Object<'a> {
@@ -72,7 +73,8 @@ impl<'a> Object<'a> {
 
     fn duplicate(&self) -> Option<&str> {
         let mut keys: Vec<&str> = self.members.iter().map(|(key, _)| key.as_ref()).collect();
-        keys.sort_unstable();
+        // Any order does that brings equal ones together; most differ by their length.
+        keys.sort_unstable_by(|a, b| a.len().cmp(&b.len()).then_with(|| a.cmp(b)));
         keys.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0])
     }
 
@@ -201,6 +203,10 @@ impl<'de> Deserialize<'de> for Members<'de> {
 
 /// Whether nothing is nested beyond [`MAX_DEPTH`]. Counts brackets outside of strings; syntax is not its matter.
 pub fn is_shallow(text: &str) -> bool {
+    // Counted over all, which is quick, those of most records are few.
+    if memchr::memchr2_iter(b'{', b'[', text.as_bytes()).nth(MAX_DEPTH).is_none() {
+        return true;
+    }
     let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
     for byte in text.bytes() {
         match byte {
@@ -221,6 +227,12 @@ pub fn is_shallow(text: &str) -> bool {
 }
 
 pub fn text(raw: &RawValue, pointer: impl FnOnce() -> String) -> Result<String, Rejection> {
+    // It was read as JSON already: without an escape it stands there as it is.
+    if let Some(plain) = raw.get().strip_prefix('"').and_then(|rest| rest.strip_suffix('"'))
+        && memchr::memchr(b'\\', plain.as_bytes()).is_none()
+    {
+        return Ok(plain.to_owned());
+    }
     serde_json::from_str(raw.get()).map_err(|_| Rejection::wrong_type(pointer(), "a string"))
 }
 

@@ -30,6 +30,8 @@ const SECRET: [&str; 16] = [
     "raw-response",
     "querystring",
 ];
+/// The last letters of these, by which most names are told to be none.
+const ENDS: &[u8] = b"degnty";
 /// A secret of so many bytes is masked wherever else it stands in the record (Tyk's tags repeat the key); shorter ones are
 /// words, too.
 const FOUND_AGAIN: usize = 8;
@@ -95,9 +97,13 @@ impl Found<'_> {
     }
 
     fn names_a_secret(&self, name: &[u8]) -> bool {
-        let name: Vec<u8> = name.iter().map(|b| if *b == b'_' { b'-' } else { b.to_ascii_lowercase() }).collect();
-        let is = |secret: &[u8]| name.strip_suffix(secret).is_some_and(|before| before.last().is_none_or(|b| !b.is_ascii_alphanumeric()));
-        SECRET.iter().any(|secret| is(secret.as_bytes())) || self.own.iter().any(|secret| is(secret.as_bytes()))
+        let Some(end) = name.last().map(u8::to_ascii_lowercase) else { return false };
+        let same = |(one, other): (&u8, &u8)| one.to_ascii_lowercase() == *other || (*one == b'_' && *other == b'-');
+        let is = |secret: &[u8]| {
+            let Some(before) = name.len().checked_sub(secret.len()) else { return false };
+            name.iter().rev().zip(secret.iter().rev()).all(same) && (before == 0 || !name[before - 1].is_ascii_alphanumeric())
+        };
+        (ENDS.contains(&end) && SECRET.iter().any(|secret| is(secret.as_bytes()))) || self.own.iter().any(|secret| is(secret.as_bytes()))
     }
 
     /// Replaces the value that begins here; returns where it ends.
@@ -124,7 +130,7 @@ impl Found<'_> {
     /// In a text that has a path: what stands between `?` and a space or the end.
     fn mask_query(&mut self, start: usize, end: usize) {
         let text = &self.record[start..end];
-        let Some(mark) = text.iter().position(|b| *b == b'?').filter(|mark| text[..*mark].contains(&b'/')) else { return };
+        let Some(mark) = memchr::memchr(b'?', text).filter(|mark| text[..*mark].contains(&b'/')) else { return };
         let length = text[mark..].iter().take_while(|b| **b != b' ').count();
         let query = &text[mark..mark + length];
         let is_masked = query.strip_prefix(QUERY.as_bytes()).is_some_and(|hash| hash.len() == 16 && hash.iter().all(u8::is_ascii_hexdigit));
@@ -146,18 +152,18 @@ impl Found<'_> {
     }
 
     fn next_quote(&self, from: usize) -> Option<usize> {
-        self.record.get(from..)?.iter().position(|b| *b == b'"').map(|at| from + at)
+        memchr::memchr(b'"', self.record.get(from..)?).map(|at| from + at)
     }
 
     /// Just behind the quote that closes the text, or the record's end.
     fn end_of_text(&self, start: usize) -> usize {
         let mut at = start + 1;
-        while let Some(byte) = self.record.get(at) {
-            match byte {
-                b'"' => return at + 1,
-                b'\\' => at += 2,
-                _ => at += 1,
+        while let Some(found) = self.record.get(at..).and_then(|rest| memchr::memchr2(b'"', b'\\', rest)) {
+            at += found;
+            if self.record[at] == b'"' {
+                return at + 1;
             }
+            at += 2;
         }
         self.record.len()
     }
@@ -211,6 +217,11 @@ mod tests {
         let once = masked(record.as_bytes(), &["token".to_owned()]).into_owned();
         assert_eq!(masked(&once, &["token".to_owned()]), once, "masking twice changes nothing");
         String::from_utf8(once).expect("it was text")
+    }
+
+    #[test]
+    fn each_secret_ends_as_one() {
+        assert!(SECRET.iter().all(|secret| secret.bytes().last().is_some_and(|end| ENDS.contains(&end))));
     }
 
     #[test]

@@ -17,6 +17,7 @@ use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -28,10 +29,16 @@ use crate::store::{self, EventRow};
 
 /// The consumer group.
 pub const GROUP: &str = "farebox.metering";
-/// Parsed events between the thread and the task.
-const CHANNEL: usize = 8192;
-/// A batch holds at most so many bytes of messages: memory stays bounded whatever their size.
-const BATCH_BYTES: usize = 32 << 20;
+/// Parsed events between the thread and the task, at most.
+const CHANNEL: usize = 65_536;
+/// Bytes of events that are parsed and not stored: the next batch is read while one is stored, and memory stays bounded
+/// whatever their size.
+const UNDER_WAY: usize = 48 << 20;
+/// A batch holds at most so many bytes.
+const BATCH_BYTES: usize = 24 << 20;
+/// Longer than a batch takes to be stored. A partition that is paused loses what was fetched ahead.
+const PATIENCE: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_millis(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
@@ -40,6 +47,8 @@ struct Item {
     epoch: u64,
     offset: i64,
     bytes: usize,
+    /// Its share of [`UNDER_WAY`].
+    room: Option<OwnedSemaphorePermit>,
     what: Result<Box<EventRow>, Poison>,
     /// The dead letter it becomes if its month has expired by the time it is stored; of old events only.
     expired: Option<Box<Poison>>,
@@ -68,13 +77,20 @@ pub(crate) async fn run(app: App, hints: Arc<Hints>, stop: CancellationToken) ->
     result
 }
 
-/// Polls, parses, and hands over. While the channel is full the partitions are paused and polling goes on, because
+/// Polls, parses, and hands over. When there is no room for long the partitions are paused and polling goes on, because
 /// that is what keeps the membership in the group and serves rebalances.
 fn poll(consumer: &BaseConsumer<Context>, context: &Context, sender: Sender<Item>, stop: &CancellationToken) {
+    let room = Arc::new(Semaphore::new(UNDER_WAY));
     let mut held: VecDeque<Item> = VecDeque::new();
+    let mut full_since = None;
     let mut paused = false;
     while !stop.is_cancelled() {
-        while let Some(item) = held.pop_front() {
+        while let Some(mut item) = held.pop_front() {
+            item.room = item.room.or_else(|| room.clone().try_acquire_many_owned(u32::try_from(item.bytes).ok()?).ok());
+            if item.room.is_none() {
+                held.push_front(item);
+                break;
+            }
             match sender.try_send(item) {
                 Ok(()) => {}
                 Err(TrySendError::Full(item)) => {
@@ -83,6 +99,12 @@ fn poll(consumer: &BaseConsumer<Context>, context: &Context, sender: Sender<Item
                 }
                 Err(TrySendError::Closed(_)) => return,
             }
+        }
+        if held.is_empty() {
+            full_since = None;
+        } else if full_since.get_or_insert_with(Instant::now).elapsed() < PATIENCE {
+            std::thread::sleep(LOOK_EVERY);
+            continue;
         }
         if held.is_empty() == paused {
             let Ok(ours) = consumer.assignment() else { continue };
@@ -118,7 +140,8 @@ fn parse(message: &BorrowedMessage<'_>, epoch: u64) -> Item {
     let is_old = what.as_ref().is_ok_and(|row| row.time < clock::now() - YOUNG);
     let detail = "the month's raw events have expired and its numbers are frozen; adjust the invoice instead";
     let expired = is_old.then(|| Box::new(Poison::new(message, retention::REASON, detail.to_owned())));
-    Item { partition: message.partition(), epoch, offset: message.offset(), bytes: payload.len(), what, expired }
+    let bytes = payload.len() + size_of::<Item>() + size_of::<EventRow>();
+    Item { partition: message.partition(), epoch, offset: message.offset(), bytes, room: None, what, expired }
 }
 
 async fn work(

@@ -133,14 +133,18 @@ impl EventRow {
     }
 }
 
+/// Rows of a minute.
+type Minutes<'a> = BTreeMap<(&'a str, u32), u64>;
+/// Rows of a source received on a day, the newest event's time, and when the last was received.
+type Sources<'a> = BTreeMap<(&'a str, &'a str, i64), (u64, DateTime<Utc>, DateTime<Utc>)>;
+
 /// Stores the rows and touches their minutes; returns the minutes. May be repeated with the same rows: copies replace
 /// each other, and a touch too many only costs a recomputation.
 pub async fn store(client: &clickhouse::Client, rows: &[&EventRow]) -> Result<Vec<(WorkspaceId, u32)>, clickhouse::error::Error> {
     if rows.is_empty() {
         return Ok(Vec::new());
     }
-    let mut minutes: BTreeMap<(&str, u32), u64> = BTreeMap::new();
-    let mut intake: BTreeMap<(&str, &str, i64), (u64, DateTime<Utc>, DateTime<Utc>)> = BTreeMap::new();
+    let (mut minutes, mut intake) = (Minutes::new(), Sources::new());
     for row in rows {
         *minutes.entry((&row.workspace, row.minute())).or_default() += 1;
         let day = row.received_at.timestamp().div_euclid(86_400);
@@ -149,19 +153,34 @@ pub async fn store(client: &clickhouse::Client, rows: &[&EventRow]) -> Result<Ve
     }
     insert_rows(client, "events", rows).await?;
 
+    tokio::try_join!(insert_touches(client, &minutes), insert_intake(client, &intake))?;
+    Ok(minutes.into_keys().filter_map(|(workspace, minute)| Some((workspace.parse().ok()?, minute))).collect())
+}
+
+/// By workspace and minute.
+async fn insert_touches(client: &clickhouse::Client, minutes: &Minutes<'_>) -> Result<(), clickhouse::error::Error> {
     let mut touch = client.insert::<Touched>("touched").await?.with_setting("async_insert", "0").with_setting("insert_deduplicate", "0");
-    for ((workspace, minute), n) in &minutes {
+    for ((workspace, minute), n) in minutes {
         touch.write(&Touched { workspace: (*workspace).to_owned(), minute: *minute, n: *n }).await?;
     }
-    touch.end().await?;
+    touch.end().await
+}
 
+/// By workspace, source and day of reception.
+async fn insert_intake(client: &clickhouse::Client, intake: &Sources<'_>) -> Result<(), clickhouse::error::Error> {
     let mut ledger = client.insert::<Intake>("intake").await?.with_setting("async_insert", "0").with_setting("insert_deduplicate", "0");
     for ((workspace, source, day), (deliveries, newest, received)) in intake {
-        let day = u16::try_from(day).unwrap_or(0);
-        ledger.write(&Intake { workspace: workspace.to_owned(), source: source.to_owned(), day, deliveries, newest, received }).await?;
+        let row = Intake {
+            workspace: (*workspace).to_owned(),
+            source: (*source).to_owned(),
+            day: u16::try_from(*day).unwrap_or(0),
+            deliveries: *deliveries,
+            newest: *newest,
+            received: *received,
+        };
+        ledger.write(&row).await?;
     }
-    ledger.end().await?;
-    Ok(minutes.into_keys().filter_map(|(workspace, minute)| Some((workspace.parse().ok()?, minute))).collect())
+    ledger.end().await
 }
 
 /// Into a table of the shape of `events`, without a touch.
