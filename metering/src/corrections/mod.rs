@@ -139,7 +139,8 @@ pub async fn apply(app: &App, workspace: &WorkspaceId, request: &Request, expect
 
 /// Nothing is changed in a month that has expired, and nothing is moved into one.
 async fn check_frozen(app: &App, workspace: &WorkspaceId, request: &Request, chosen: &[choice::Chosen]) -> Result<(), MeteringError> {
-    let closing = retention::limits(app, workspace).await?.closing;
+    // Not what was known some seconds ago: a correction is rare, and one that came too late would be lost.
+    let closing = retention::get(&mut *app.pg.acquire().await?, workspace).await?.closing_until;
     let places = chosen.iter().flat_map(|event| apply::moved(event.minute, &request.set).into_iter().chain([event.minute]));
     if places.min().is_some_and(|first| i64::from(first) < closing.timestamp()) {
         return Err(MeteringError::Conflict {
