@@ -52,7 +52,8 @@ impl Kafka {
 
     /// A consumer that commits only when told, and starts at the earliest offset when it has none.
     pub fn consumer<C: ConsumerContext + 'static>(&self, group: &str, context: C) -> Result<StreamConsumer<C>, KafkaError> {
-        consumer_config(&self.config, &self.name(group)).create_with_context(context)
+        // What is fetched ahead, of each partition; unless said, 64 MiB.
+        consumer_config(&self.config, &self.name(group)).set("queued.max.messages.kbytes", "8192").create_with_context(context)
     }
 
     /// A consumer at another cluster, for the sources that have their own.
