@@ -14,12 +14,11 @@ use farebox_core::event::{SpecVersion, UsageEvent};
 use farebox_core::ids::{ConsumerId, PlanVersionId, SubscriptionId, WorkspaceId};
 use farebox_core::money::BigDecimal;
 use farebox_core::period::Period;
-use farebox_core::workspace::{self, NewWorkspace};
 use farebox_metering::store::{self, EventRow};
 use farebox_metering::timelines;
 use sqlx::PgConnection;
 
-use crate::engines::Bench;
+use crate::engines::{self, Bench};
 use crate::report::{Line, Report, rate};
 
 /// The least ratios to keep.
@@ -100,15 +99,7 @@ fn last_month() -> anyhow::Result<Period> {
 async fn sell(bench: &Bench, month: Period) -> anyhow::Result<(WorkspaceId, plans::Plan)> {
     let mut conn = bench.app.pg.acquire().await?;
     let name = format!("bench/b{}", uuid::Uuid::now_v7().simple());
-    let new = NewWorkspace {
-        name: &name,
-        display_name: "bench",
-        currency: "EUR".parse()?,
-        time_zone: chrono_tz::UTC,
-        test_mode: false,
-        is_default: false,
-    };
-    let ws = workspace::create(&mut conn, new).await?.id;
+    let ws = engines::workspace(&mut conn, &name, "EUR").await?.id;
     let mut text = format!(
         "workspace: {name}\ncurrency: EUR\ntime_zone: UTC\nbilling: {{close_by_hand: true, close_from: {}}}\n\
          taxes: [{{name: VAT, rate: \"0.19\", inclusive: false, countries: []}}]\nmeters:\n",

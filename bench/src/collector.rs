@@ -3,12 +3,10 @@
 use std::time::Duration;
 
 use axum::Router;
-use farebox_core::auth::{self, Scope};
 use farebox_core::kafka::{EVENTS, Kafka};
-use farebox_core::workspace::{self, NewWorkspace};
 use tokio::net::TcpListener;
 
-use crate::engines::Bench;
+use crate::engines::{self, Bench};
 use crate::report::{Line, Report};
 use crate::{bare, load};
 
@@ -18,19 +16,7 @@ const TURNS: usize = 3;
 
 pub async fn measure(bench: &Bench, time: Duration, report: &mut Report) -> anyhow::Result<()> {
     let app = &bench.app;
-    let token = {
-        let mut conn = app.pg.acquire().await?;
-        let new = NewWorkspace {
-            name: "bench/live",
-            display_name: "Bench",
-            currency: "EUR".parse()?,
-            time_zone: chrono_tz::UTC,
-            test_mode: false,
-            is_default: false,
-        };
-        let workspace = workspace::create(&mut conn, new).await?;
-        auth::create_token(&mut conn, &workspace.id, "bench", &[Scope::Ingest], false, None).await?.1
-    };
+    let (_, token) = engines::sender(bench, "bench/live").await?;
     let (collector, _) = farebox_ingest::router(app).split_for_parts();
     let ours = format!("{}/v1/events", serve(collector).await?);
     // A producer of its own with the same settings, so that neither rides on the other's batches.

@@ -12,14 +12,13 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::routing::any;
 use farebox_access::keys;
 use farebox_core::auth::{self, Scope};
-use farebox_core::workspace::{self, NewWorkspace};
 use farebox_core::{clock, secret};
 use farebox_metering::consumers;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use crate::engines::Bench;
+use crate::engines::{self, Bench};
 use crate::report::{Line, Report, median, rate};
 
 const CONSUMERS: usize = 1000;
@@ -84,15 +83,7 @@ async fn look_up(State(known): State<Arc<HashMap<[u8; 32], usize>>>, headers: He
 /// A thousand consumers with a key, each with a rate and a quota that are not reached.
 async fn business(bench: &Bench) -> anyhow::Result<(String, Vec<String>)> {
     let mut tx = bench.app.pg.begin().await?;
-    let new = NewWorkspace {
-        name: "bench/decide",
-        display_name: "Bench",
-        currency: "USD".parse()?,
-        time_zone: chrono_tz::UTC,
-        test_mode: false,
-        is_default: false,
-    };
-    let workspace = workspace::create(&mut tx, new).await?;
+    let workspace = engines::workspace(&mut tx, "bench/decide", "USD").await?;
     let consumers: String =
         (0..CONSUMERS).map(|n| format!("  - {{name: c{n}, subscriptions: [{{plan: p, from: 2026-01-01T00:00:00Z}}]}}\n")).collect();
     let catalogue = format!(

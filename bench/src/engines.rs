@@ -5,8 +5,12 @@ use std::str::FromStr;
 
 use anyhow::Context;
 use farebox_core::App;
+use farebox_core::auth::{self, Scope};
 use farebox_core::config::Config;
+use farebox_core::ids::WorkspaceId;
 use farebox_core::kafka::{DEAD_LETTERS, DECISIONS, EVENTS};
+use farebox_core::secret::Secret;
+use farebox_core::workspace::{self, NewWorkspace, Workspace};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
@@ -72,4 +76,24 @@ impl Bench {
         sqlx::query(drop).execute(&mut PgConnection::connect_with(&self.postgres).await?).await?;
         Ok(())
     }
+}
+
+pub async fn workspace(conn: &mut PgConnection, name: &str, currency: &str) -> anyhow::Result<Workspace> {
+    let new = NewWorkspace {
+        name,
+        display_name: "Bench",
+        currency: currency.parse()?,
+        time_zone: chrono_tz::UTC,
+        test_mode: false,
+        is_default: false,
+    };
+    Ok(workspace::create(conn, new).await?)
+}
+
+/// A workspace that events are sent to, and the token for it.
+pub async fn sender(bench: &Bench, name: &str) -> anyhow::Result<(WorkspaceId, Secret)> {
+    let mut conn = bench.app.pg.acquire().await?;
+    let workspace = workspace(&mut conn, name, "EUR").await?.id;
+    let token = auth::create_token(&mut conn, &workspace, "bench", &[Scope::Ingest], false, None).await?.1;
+    Ok((workspace, token))
 }

@@ -6,12 +6,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use farebox_core::auth::{self, Scope};
 use farebox_core::config::Config;
-use farebox_core::workspace::{self, NewWorkspace};
 use tokio::net::TcpListener;
 
-use crate::engines::Bench;
+use crate::engines::{self, Bench};
 use crate::load;
 use crate::report::{Line, Report};
 
@@ -68,19 +66,7 @@ impl Role {
 
 pub async fn measure(bench: &Bench, farebox: &Path, time: Duration, report: &mut Report) -> anyhow::Result<()> {
     let app = &bench.app;
-    let (workspace, token) = {
-        let mut conn = app.pg.acquire().await?;
-        let new = NewWorkspace {
-            name: "bench/memory",
-            display_name: "Bench",
-            currency: "EUR".parse()?,
-            time_zone: chrono_tz::UTC,
-            test_mode: false,
-            is_default: false,
-        };
-        let workspace = workspace::create(&mut conn, new).await?;
-        (workspace.id.clone(), auth::create_token(&mut conn, &workspace.id, "bench", &[Scope::Ingest], false, None).await?.1)
-    };
+    let (workspace, token) = engines::sender(bench, "bench/memory").await?;
     let roles = [
         Role::start(bench, farebox, "ingest").await?,
         Role::start(bench, farebox, "metering").await?,
