@@ -9,6 +9,7 @@
 //! and never changes, but for being voided ([`void`]) while its invoice is still open.
 
 mod ask;
+mod attempt;
 pub mod derive;
 mod http;
 mod issue;

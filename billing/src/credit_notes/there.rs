@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use chrono::TimeDelta;
 use farebox_core::ids::{CreditNoteId, WorkspaceId};
 use farebox_core::workspace::{self, Workspace};
 use farebox_core::{App, clock};
@@ -12,6 +11,7 @@ use stripe_billing::invoice::RetrieveInvoice;
 use stripe_client_core::StripeRequest;
 use tokio_util::sync::CancellationToken;
 
+use super::attempt::{Task, attempt};
 use super::{CreditNote, Reason, Settles, issue, read, void};
 use crate::BillingError;
 use crate::reversals::refunds;
@@ -20,12 +20,10 @@ use crate::stripe::bill::WORKSPACE_KEY;
 use crate::stripe::client::{Answer, Form, Stripe};
 use crate::stripe::currency::to_stripe;
 use crate::stripe::outbox::{self, Request, Sent, Step, Stored};
-use crate::stripe::verdict::backoff;
 use crate::stripe::view::{self, List, Tagged};
 use crate::stripe::{StripeError, settings, state};
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-pub(super) const LEASE: TimeDelta = TimeDelta::seconds(60);
 pub(super) const AT_ONCE: i64 = 8;
 /// The name under which our ids travel in Stripe's metadata.
 pub(super) const NOTE_KEY: &str = "farebox_credit_note";
@@ -67,29 +65,7 @@ pub async fn run_once(app: &App) -> Result<(), SettleError> {
 
 /// One attempt, unless another process has it in hand: issued, refused, or left for later.
 pub async fn carry(app: &App, workspace: &Workspace, id: &CreditNoteId, invoice: &str) -> Result<(), SettleError> {
-    let now = clock::now();
-    let taken = sqlx::query_scalar!(
-        "UPDATE credit_notes SET leased_until = $2, attempts = attempts + 1
-         WHERE id = $1 AND state = 'pending' AND (leased_until IS NULL OR leased_until <= $3) RETURNING attempts",
-        id.as_str(),
-        now + LEASE,
-        now
-    )
-    .fetch_optional(&app.pg)
-    .await?;
-    let Some(attempts) = taken else { return Ok(()) };
-    let Err(error) = make(app, workspace, id, invoice).await else { return Ok(()) };
-    let wait = backoff(u32::try_from(attempts).unwrap_or(0), rand::random());
-    tracing::info!(credit_note = %id, "a credit note waits for Stripe: {error}");
-    sqlx::query!(
-        "UPDATE credit_notes SET leased_until = NULL, next_at = $2, error = $3 WHERE id = $1 AND state = 'pending'",
-        id.as_str(),
-        clock::now() + TimeDelta::from_std(wait).unwrap_or_default(),
-        error.to_string()
-    )
-    .execute(&app.pg)
-    .await?;
-    Ok(())
+    attempt(app, id, Task::Issue, async || make(app, workspace, id, invoice).await).await
 }
 
 /// As much of Stripe's credit note as is used.

@@ -4,7 +4,6 @@
 //! Where Stripe has the note, it is voided there first, since only Stripe knows whether the invoice was paid in this moment.
 //! Until Stripe agreed the note stays issued; when it refuses, it stays so.
 
-use chrono::TimeDelta;
 use farebox_core::ids::{CreditNoteId, InvoiceId, WorkspaceId};
 use farebox_core::workspace::{self, Workspace};
 use farebox_core::{App, audit_log, clock};
@@ -12,12 +11,12 @@ use serde::Deserialize;
 use serde_json::json;
 use sqlx::PgConnection;
 
-use super::there::{AT_ONCE, LEASE, NOTE_KEY, refresh};
+use super::attempt::{Task, attempt};
+use super::there::{AT_ONCE, NOTE_KEY, refresh};
 use super::{CreditNote, Settles, State, issue, read};
 use crate::settle::SettleError;
 use crate::stripe::client::{Form, Stripe};
 use crate::stripe::outbox::{self, Request, Sent, Step};
-use crate::stripe::verdict::backoff;
 use crate::stripe::view::Tagged;
 use crate::stripe::{StripeError, settings};
 use crate::{BillingError, invoices};
@@ -139,29 +138,7 @@ pub(super) async fn run_once(app: &App) -> Result<(), SettleError> {
 
 /// One attempt, unless another process has it in hand: void, refused, or left for later.
 async fn carry(app: &App, workspace: &Workspace, id: &CreditNoteId) -> Result<(), SettleError> {
-    let now = clock::now();
-    let taken = sqlx::query_scalar!(
-        "UPDATE credit_notes SET leased_until = $2, attempts = attempts + 1
-         WHERE id = $1 AND state = 'issued' AND voiding_since IS NOT NULL AND (leased_until IS NULL OR leased_until <= $3) RETURNING attempts",
-        id.as_str(),
-        now + LEASE,
-        now
-    )
-    .fetch_optional(&app.pg)
-    .await?;
-    let Some(attempts) = taken else { return Ok(()) };
-    let Err(error) = make(app, workspace, id).await else { return Ok(()) };
-    let wait = backoff(u32::try_from(attempts).unwrap_or(0), rand::random());
-    tracing::info!(credit_note = %id, "the voiding of a credit note waits for Stripe: {error}");
-    sqlx::query!(
-        "UPDATE credit_notes SET leased_until = NULL, next_at = $2, error = $3 WHERE id = $1 AND state = 'issued'",
-        id.as_str(),
-        clock::now() + TimeDelta::from_std(wait).unwrap_or_default(),
-        error.to_string()
-    )
-    .execute(&app.pg)
-    .await?;
-    Ok(())
+    attempt(app, id, Task::Void, async || make(app, workspace, id).await).await
 }
 
 /// As much of Stripe's credit note as is used.
