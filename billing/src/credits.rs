@@ -102,22 +102,39 @@ pub async fn grant(conn: &mut PgConnection, ws: &WorkspaceId, new: NewGrant) -> 
     if new.amount.minor <= 0 {
         return Err(BillingError::invalid("/amount", "must be above 0"));
     }
-    if new.expires_at.is_some_and(|end| end <= new.effective_at) {
-        return Err(BillingError::invalid("/expires_at", "must be after `effective_at`"));
-    }
-    if let Some(rollover) = &new.rollover {
-        if new.expires_at.is_none() {
-            return Err(BillingError::invalid("/rollover", "needs an expiry: without one nothing has to go on"));
-        }
-        if rollover.days < 1 || rollover.most.minor < 1 {
-            return Err(BillingError::invalid("/rollover", "needs at least one day and an amount above 0"));
-        }
-    }
-    if farebox_metering::consumers::get(conn, ws, &new.consumer).await?.is_none() {
-        return Err(BillingError::NotFound("consumer"));
-    }
+    let rollover = new.rollover.map(|rollover| (rollover.days, rollover.most.minor > 0));
+    check_given(conn, ws, &new.consumer, new.kind, (new.effective_at, new.expires_at), rollover).await?;
     let id = insert(conn, ws, &new, &Origin::default()).await?.ok_or(BillingError::NotFound("grant"))?;
     get(conn, ws, &id).await?.ok_or(BillingError::NotFound("grant"))
+}
+
+/// What holds of every grant that somebody gives, of money or of units. `rollover`: its days, and whether anything goes on.
+pub(crate) async fn check_given(
+    conn: &mut PgConnection,
+    ws: &WorkspaceId,
+    consumer: &ConsumerId,
+    kind: GrantKind,
+    (effective_at, expires_at): (DateTime<Utc>, Option<DateTime<Utc>>),
+    rollover: Option<(i32, bool)>,
+) -> Result<(), BillingError> {
+    if !matches!(kind, GrantKind::Paid | GrantKind::Promotional) {
+        return Err(BillingError::invalid("/kind", "is paid or promotional: the others come about by themselves"));
+    }
+    if expires_at.is_some_and(|end| end <= effective_at) {
+        return Err(BillingError::invalid("/expires_at", "must be after `effective_at`"));
+    }
+    if let Some((days, goes_on)) = rollover {
+        if expires_at.is_none() {
+            return Err(BillingError::invalid("/rollover", "needs an expiry: without one nothing has to go on"));
+        }
+        if days < 1 || !goes_on {
+            return Err(BillingError::invalid("/rollover", "needs at least one day, and more than 0 that goes on"));
+        }
+    }
+    if farebox_metering::consumers::get(conn, ws, consumer).await?.is_none() {
+        return Err(BillingError::NotFound("consumer"));
+    }
+    Ok(())
 }
 
 /// Where a grant comes from, if nobody gave it.

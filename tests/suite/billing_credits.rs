@@ -217,6 +217,17 @@ pub async fn units_cover_usage_in_the_order_of_the_ledger(suite: &Suite) {
     let (status, answer) =
         seller.send(Method::POST, "credits/units", &json!({ "consumer": a, "kind": "paid", "meter": "nope", "units": "1" })).await;
     assert_eq!((status, answer["errors"][0]["pointer"].as_str()), (422, Some("/meter")), "{answer}");
+    // By hand only what somebody bought or was given: what a plan, an expiry or a credit note makes is booked as theirs.
+    for kind in ["included", "rollover", "balance"] {
+        for (path, much) in
+            [("credits/units", json!({ "meter": "requests", "units": "1" })), ("credits", json!({ "currency": "EUR", "amount": "1" }))]
+        {
+            let mut body = json!({ "consumer": a, "kind": kind });
+            body.as_object_mut().expect("an object").extend(much.as_object().expect("an object").clone());
+            let (status, answer) = seller.send(Method::POST, path, &body).await;
+            assert_eq!((status, answer["errors"][0]["pointer"].as_str()), (422, Some("/kind")), "{path}, {kind}: {answer}");
+        }
+    }
     // 10 are included; 24 above them: 3 + 5 + 4 + 2 of the units of the four are for the first close's 14.
     seller.usage("a", month("2026-08"), 24).await;
     seller.close(month("2026-08")).await;

@@ -117,7 +117,7 @@ async fn give(
         expires_at: None,
         rollover: None,
     };
-    Ok(credits::grant(conn, &workspace.id, grant).await?.id)
+    credits::insert(conn, &workspace.id, &grant, &credits::Origin::default()).await?.ok_or(BillingError::NotFound("grant"))
 }
 
 /// Nothing is left of the invoice: the prepaid credits it used are the consumer's again, and so is what it took over from

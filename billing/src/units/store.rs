@@ -11,7 +11,7 @@ use serde::Serialize;
 use sqlx::{Connection, PgConnection};
 
 use crate::BillingError;
-use crate::credits::{GrantKind, days_after};
+use crate::credits::{GrantKind, check_given, days_after};
 
 #[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct UnitGrant {
@@ -77,23 +77,8 @@ pub async fn grant(conn: &mut PgConnection, ws: &WorkspaceId, new: NewUnitGrant)
     if new.units <= zero {
         return Err(BillingError::invalid("/units", "must be above 0"));
     }
-    if !matches!(new.kind, GrantKind::Paid | GrantKind::Promotional) {
-        return Err(BillingError::invalid("/kind", "is paid or promotional: the others come about by themselves"));
-    }
-    if new.expires_at.is_some_and(|end| end <= new.effective_at) {
-        return Err(BillingError::invalid("/expires_at", "must be after `effective_at`"));
-    }
-    if let Some(rollover) = &new.rollover {
-        if new.expires_at.is_none() {
-            return Err(BillingError::invalid("/rollover", "needs an expiry: without one nothing has to go on"));
-        }
-        if rollover.days < 1 || rollover.most <= zero {
-            return Err(BillingError::invalid("/rollover", "needs at least one day and units above 0"));
-        }
-    }
-    if farebox_metering::consumers::get(conn, ws, &new.consumer).await?.is_none() {
-        return Err(BillingError::NotFound("consumer"));
-    }
+    let rollover = new.rollover.as_ref().map(|rollover| (rollover.days, rollover.most > zero));
+    check_given(conn, ws, &new.consumer, new.kind, (new.effective_at, new.expires_at), rollover).await?;
     if meters::get(conn, ws, &new.meter).await?.is_none() {
         return Err(BillingError::invalid("/meter", format!("there is no meter named `{}`", new.meter)));
     }
