@@ -47,6 +47,7 @@ pub async fn measure(bench: &Bench, count: usize, report: &mut Report) -> anyhow
         yardstick: rate(count, straight),
         yardstick_name: "a straight loop over the numbers in memory",
         least: LEAST_RATED,
+        less_is_better: false,
     });
 
     let (mut slowest, mut conn) = (Vec::with_capacity(PREVIEWS), bench.app.pg.acquire().await?);
@@ -69,6 +70,7 @@ pub async fn measure(bench: &Bench, count: usize, report: &mut Report) -> anyhow
         yardstick: 1e3 / PREVIEW_MS,
         yardstick_name: "a quarter of a second",
         least: 1.0,
+        less_is_better: false,
     });
 
     let started = Instant::now();
@@ -83,6 +85,7 @@ pub async fn measure(bench: &Bench, count: usize, report: &mut Report) -> anyhow
         yardstick: rate(count, limit),
         yardstick_name: "PostgreSQL's INSERT of the same rows",
         least: LEAST_STORED,
+        less_is_better: false,
     });
     Ok(())
 }

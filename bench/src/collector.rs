@@ -41,6 +41,7 @@ pub async fn measure(bench: &Bench, time: Duration, report: &mut Report) -> anyh
             yardstick: crate::report::median(&mut bare),
             yardstick_name: "bare axum + serde + rdkafka",
             least,
+            less_is_better: false,
         });
     }
     Ok(())

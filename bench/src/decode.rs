@@ -35,6 +35,7 @@ pub fn measure(time: Duration, report: &mut Report) -> anyhow::Result<()> {
             yardstick: median(&mut yardstick),
             yardstick_name: "serde_json::Value of the same bytes",
             least: LEAST,
+            less_is_better: false,
         });
     }
     Ok(())

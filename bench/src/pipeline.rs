@@ -40,6 +40,7 @@ pub async fn measure(bench: &Bench, count: usize, report: &mut Report) -> anyhow
         yardstick: rate(2 * count, before + after),
         yardstick_name: "the same rows inserted from memory",
         least: LEAST,
+        less_is_better: false,
     });
     Ok(())
 }

@@ -3,22 +3,24 @@
 use std::fmt;
 use std::time::Duration;
 
-/// One ratio of two rates.
+/// One ratio of two rates, or of two sizes.
 #[derive(Debug)]
 pub struct Line {
     pub what: String,
-    /// Of both rates.
+    /// Of both.
     pub unit: &'static str,
     pub ours: f64,
     pub yardstick: f64,
     pub yardstick_name: &'static str,
     /// What the ratio must not fall below.
     pub least: f64,
+    /// Of sizes: the ratio is that of the yardstick to ours.
+    pub less_is_better: bool,
 }
 
 impl Line {
     fn ratio(&self) -> f64 {
-        self.ours / self.yardstick
+        if self.less_is_better { self.yardstick / self.ours } else { self.ours / self.yardstick }
     }
 }
 

@@ -53,6 +53,7 @@ pub async fn measure(bench: &Bench, options: &Options, report: &mut Report) -> a
         yardstick: yardsticks.json.as_secs_f64().recip(),
         yardstick_name: "raw JSON aggregated when asked",
         least,
+        less_is_better: false,
     });
     report.add(Line {
         what: "a consumer's month by day, p99".to_owned(),
@@ -61,6 +62,7 @@ pub async fn measure(bench: &Bench, options: &Options, report: &mut Report) -> a
         yardstick: yardsticks.events.as_secs_f64().recip(),
         yardstick_name: "a scan of the events",
         least: 1.0,
+        less_is_better: false,
     });
     questions::totals(app, &made, report).await?;
     generate::sizes(app, &made, report).await?;
