@@ -19,7 +19,7 @@ use crate::report::{Line, Report, rate};
 /// The least ratio to keep.
 const LEAST: f64 = 0.6;
 const PRODUCE_AT_ONCE: usize = 10_000;
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 const GIVE_UP: Duration = Duration::from_mins(5);
 
 pub async fn measure(bench: &Bench, count: usize, report: &mut Report) -> anyhow::Result<()> {

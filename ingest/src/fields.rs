@@ -72,10 +72,21 @@ impl<'a> Object<'a> {
     }
 
     fn duplicate(&self) -> Option<&str> {
-        let mut keys: Vec<&str> = self.members.iter().map(|(key, _)| key.as_ref()).collect();
-        // Any order does that brings equal ones together; most differ by their length.
-        keys.sort_unstable_by(|a, b| a.len().cmp(&b.len()).then_with(|| a.cmp(b)));
-        keys.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0])
+        // A hostile record must not cost its square.
+        if self.members.len() > 64 {
+            let mut keys: Vec<&str> = self.members.iter().map(|(key, _)| key.as_ref()).collect();
+            keys.sort_unstable();
+            return keys.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0]);
+        }
+        // Of few, a name is compared with those before it only if one of these has its bit.
+        let mut seen = 0_u64;
+        self.members.iter().enumerate().find_map(|(at, (key, _))| {
+            let byte = |byte: Option<&u8>| byte.map_or(0, |b| usize::from(*b));
+            let bit = 1 << ((7 * key.len() + byte(key.as_bytes().first()) + 3 * byte(key.as_bytes().last())) % 64);
+            let may_be_twice = seen & bit != 0;
+            seen |= bit;
+            (may_be_twice && self.members[..at].iter().any(|(other, _)| other == key)).then_some(key.as_ref())
+        })
     }
 
     /// The pointer of a member.
@@ -349,6 +360,14 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_name_twice_is_found_among_few_and_many(names in proptest::collection::vec("[a-e]{0,4}", 0..90)) {
+            let record = format!("{{{}}}", names.iter().map(|name| format!("\"{name}\":1")).collect::<Vec<_>>().join(","));
+            let differ = names.iter().collect::<std::collections::HashSet<_>>().len() == names.len();
+            let read = Object::from_text(&record);
+            prop_assert_eq!(read.as_ref().err().map(|error| error.reason), (!differ).then_some(Reason::DuplicateKey));
+        }
+
         #[test]
         fn any_whole_number_keeps_its_value(value: u64, zeros in 0_usize..5) {
             let zeros = "0".repeat(zeros);
