@@ -45,9 +45,9 @@ pub struct Arrival<'a> {
     pub fallback_id: &'a str,
 }
 
-pub fn admit(draft: Draft, arrival: &Arrival, permissions: &Permissions) -> Result<UsageEvent, Rejection> {
-    let source = draft.source.clone().unwrap_or_else(|| arrival.source.to_owned());
-    let id = draft.id.clone().unwrap_or_else(|| arrival.fallback_id.to_owned());
+pub fn admit(mut draft: Draft, arrival: &Arrival, permissions: &Permissions) -> Result<UsageEvent, Rejection> {
+    let source = draft.source.take().unwrap_or_else(|| arrival.source.to_owned());
+    let id = draft.id.take().unwrap_or_else(|| arrival.fallback_id.to_owned());
     let check = || {
         check_lengths(&draft, &source, &id)?;
         check_time(draft.time.unwrap_or(arrival.received_at), arrival, permissions, &source)

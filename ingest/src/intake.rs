@@ -184,7 +184,8 @@ impl Intake {
 
     /// Returns when Kafka has acknowledged every one, or the spool has them on disk.
     pub async fn write(&self, events: &[UsageEvent], dead_letters: &[DeadLetter]) -> Result<(), Unavailable> {
-        let (events_topic, dead_topic) = (self.app.kafka.name(EVENTS), self.app.kafka.name(DEAD_LETTERS));
+        let (events_topic, dead_topic): (Arc<str>, Arc<str>) =
+            (self.app.kafka.name(EVENTS).into(), self.app.kafka.name(DEAD_LETTERS).into());
         let mut messages = Vec::with_capacity(events.len() + dead_letters.len());
         for event in events {
             messages.push(Message { topic: events_topic.clone(), key: kafka_key(event), payload: to_json(event) });
@@ -222,7 +223,8 @@ fn to_json<T: serde::Serialize>(value: &T) -> Vec<u8> {
 /// For Kafka.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Message {
-    pub topic: String,
+    /// Shared by all that go there.
+    pub topic: Arc<str>,
     pub key: String,
     pub payload: Vec<u8>,
 }
@@ -238,7 +240,7 @@ pub(crate) async fn produce(producer: &FutureProducer, messages: &[Message]) -> 
 async fn produce_at_once(producer: &FutureProducer, messages: &[Message]) -> Result<(), Unavailable> {
     let mut deliveries = Vec::with_capacity(messages.len());
     for Message { topic, key, payload } in messages {
-        let record = FutureRecord::to(topic).key(key.as_str()).payload(payload.as_slice());
+        let record = FutureRecord::to(topic.as_ref()).key(key.as_str()).payload(payload.as_slice());
         // A full queue is not waited for: the sender is told to come again, so memory stays bounded.
         let delivery = producer.send_result(record).map_err(|(error, _)| Unavailable(format!("Kafka takes no more: {error}")))?;
         deliveries.push(delivery);
@@ -263,14 +265,12 @@ struct Judged {
 
 fn judge(batch: Batch<'_>, permissions: &Permissions) -> Judged {
     let mut judged = Judged { events: Vec::with_capacity(batch.records.len()), dead_letters: Vec::new(), receipt: Receipt::default() };
-    let mut seen = HashSet::with_capacity(batch.records.len());
     let mut body_hash = None;
     for (index, read) in batch.records.into_iter().enumerate() {
         let arrival =
             Arrival { workspace: batch.workspace, source: batch.source, received_at: batch.received_at, fallback_id: &read.fallback_id };
         match read.decoded.and_then(|draft| admit(draft, &arrival, permissions)) {
-            Ok(event) if seen.insert(event.id.clone()) => judged.events.push(event),
-            Ok(_) => judged.receipt.duplicates_in_batch += 1,
+            Ok(event) => judged.events.push(event),
             Err(rejection) => {
                 let origin = read.origin.unwrap_or_else(|| {
                     let hash = body_hash.get_or_insert_with(|| hash_of(batch.body.map_or(&[], |b| &b[..])));
@@ -283,8 +283,18 @@ fn judge(batch: Batch<'_>, permissions: &Permissions) -> Judged {
             }
         }
     }
+    let admitted = judged.events.len();
+    keep_first_of_copies(&mut judged.events);
     judged.receipt.accepted = judged.events.len();
+    judged.receipt.duplicates_in_batch = admitted - judged.events.len();
     judged
+}
+
+fn keep_first_of_copies(events: &mut Vec<UsageEvent>) {
+    let mut seen = HashSet::with_capacity(events.len());
+    let is_first: Vec<bool> = events.iter().map(|event| seen.insert(event.id.as_str())).collect();
+    let mut is_first = is_first.into_iter();
+    events.retain(|_| is_first.next().unwrap_or(true));
 }
 
 /// The first 16 bytes of SHA-256 in hex.

@@ -227,7 +227,7 @@ fn decode(reader: &mut impl Read) -> Option<Message> {
         (bytes.len() == length as usize).then_some(bytes)
     };
     let (topic, key, payload) = (part(number(0))?, part(number(4))?, part(number(8))?);
-    let message = Message { topic: String::from_utf8(topic).ok()?, key: String::from_utf8(key).ok()?, payload };
+    let message = Message { topic: String::from_utf8(topic).ok()?.into(), key: String::from_utf8(key).ok()?, payload };
     (crc.sum() == number(12)).then_some(message)
 }
 
@@ -236,7 +236,7 @@ mod tests {
     use super::*;
 
     fn message(n: usize) -> Message {
-        Message { topic: "t".to_owned(), key: format!("k{n}"), payload: vec![b'x'; n] }
+        Message { topic: "t".into(), key: format!("k{n}"), payload: vec![b'x'; n] }
     }
 
     fn read(path: &Path) -> Vec<Message> {

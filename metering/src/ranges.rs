@@ -4,16 +4,36 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer, DefaultConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
 
 /// How long a broker may take to say what there is.
 pub(crate) const ASK: Duration = Duration::from_secs(10);
+/// Between two looks for a coordinator.
+const AGAIN: Duration = Duration::from_millis(100);
 /// A topic that gives nothing for so long is given up.
 const SILENCE: Duration = Duration::from_secs(20);
 
 /// Partition, first offset, and the offset after the last.
 pub(crate) type Range = (i32, i64, i64);
+
+/// What the consumer's group has committed. A group's coordinator may be just being chosen, as in a cluster that has
+/// only begun; this is waited for, as long as a broker may take to say anything.
+pub(crate) fn committed(consumer: &BaseConsumer<DefaultConsumerContext>, of: &TopicPartitionList) -> KafkaResult<TopicPartitionList> {
+    use RDKafkaErrorCode::{CoordinatorLoadInProgress, CoordinatorNotAvailable, NotCoordinator};
+    let asked = Instant::now();
+    loop {
+        match consumer.committed_offsets(of.clone(), ASK) {
+            Err(KafkaError::MetadataFetch(CoordinatorLoadInProgress | CoordinatorNotAvailable | NotCoordinator))
+                if asked.elapsed() < ASK =>
+            {
+                std::thread::sleep(AGAIN);
+            }
+            answer => return answer,
+        }
+    }
+}
 
 /// Every message of the ranges once, each partition's in their order.
 pub(crate) fn read(

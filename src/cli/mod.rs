@@ -108,8 +108,9 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
-    // A command tells a person what fails, once and in its own words; Kafka's library would tell of each try.
-    let filter = if matches!(cli.command, Command::Serve { .. }) { "info" } else { "warn,librdkafka=off,rdkafka=off" };
+    // A command tells a person what fails, once and in its own words; Kafka's library would tell of each try, and
+    // PostgreSQL's of each statement that waited for its turn.
+    let filter = if matches!(cli.command, Command::Serve { .. }) { "info" } else { "warn,librdkafka=off,rdkafka=off,sqlx=error" };
     telemetry::init_logs(filter, false);
     telemetry::metrics();
     let runtime = tokio::runtime::Runtime::new()?;

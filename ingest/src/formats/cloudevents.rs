@@ -22,10 +22,9 @@ const MAX_PROPERTY: usize = 4096;
 
 pub fn decode(record: &[u8]) -> Result<Draft, Rejection> {
     let event = Object::from_record(record)?;
-    // Read first, leniently, so that a rejection can name the event.
+    // Leniently, so that a rejection can name the event.
     let named = |key| event.get(key).and_then(|raw| text(raw, String::new).ok()).unwrap_or_default();
-    let (source, id) = (named("source"), named("id"));
-    draft(&event).map_err(|rejection| rejection.of_event(&source, &id))
+    draft(&event).map_err(|rejection| rejection.of_event(&named("source"), &named("id")))
 }
 
 fn draft(event: &Object) -> Result<Draft, Rejection> {

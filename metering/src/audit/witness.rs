@@ -157,7 +157,7 @@ fn ranges(app: &App, period: Period, until: Until) -> anyhow::Result<(Vec<Range>
     for partition in metadata.topics().iter().flat_map(MetadataTopic::partitions) {
         list.add_partition(&topic, partition.id());
     }
-    let committed = consumer.committed_offsets(list.clone(), ASK)?;
+    let committed = ranges::committed(&consumer, &list)?;
     let mut times = TopicPartitionList::new();
     let since = (period.start - AHEAD).timestamp_millis();
     for element in list.elements() {
