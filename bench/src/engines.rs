@@ -1,9 +1,9 @@
-//! The engines of a running instance, with databases and topics of this run's own, removed at its end.
+//! Engines that nobody else uses, with databases and topics of this run's own, removed at its end.
 
 use std::path::Path;
 use std::str::FromStr;
 
-use anyhow::Context;
+use anyhow::ensure;
 use farebox_core::App;
 use farebox_core::auth::{self, Scope};
 use farebox_core::config::Config;
@@ -11,39 +11,27 @@ use farebox_core::ids::WorkspaceId;
 use farebox_core::kafka::{DEAD_LETTERS, DECISIONS, EVENTS};
 use farebox_core::secret::Secret;
 use farebox_core::workspace::{self, NewWorkspace, Workspace};
+use farebox_engines::{Engines, Options, With};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
-use serde::Deserialize;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
-
-/// What `farebox up` writes to `engines.json`.
-#[derive(Deserialize)]
-struct Addresses {
-    kafka_brokers: String,
-    clickhouse_url: String,
-    clickhouse_user: String,
-    clickhouse_password: String,
-    postgres_url: String,
-}
 
 pub struct Bench {
     pub app: App,
     name: String,
     postgres: PgConnectOptions,
+    engines: Engines,
 }
 
 impl Bench {
-    pub async fn start(file: &Path) -> anyhow::Result<Self> {
-        let text = std::fs::read(file).with_context(|| {
-            format!(
-                "the engines were not found: {} cannot be read. Start them with `farebox up` and point --data at its directory",
-                file.display()
-            )
-        })?;
-        let found: Addresses =
-            serde_json::from_slice(&text).with_context(|| format!("{} does not hold the engines' addresses", file.display()))?;
+    /// `farebox`: the binary that runs engines.
+    pub async fn start(data: &Path, farebox: &Path) -> anyhow::Result<Self> {
+        ensure!(farebox.exists(), "{} is not there; build it, or name it with --farebox", farebox.display());
+        let options = Options { with: With { stripe: false, ..With::default() }, program: Some(farebox.to_owned()), ..Options::new(data) };
+        let engines = Engines::start(options).await?;
+        let found = engines.addresses().clone();
         let name = format!("farebox_bench_{}", std::process::id());
         let postgres = PgConnectOptions::from_str(&found.postgres_url)?;
         // The name is ours and has only letters, digits and underscores.
@@ -61,7 +49,7 @@ impl Bench {
         config.kafka.replication = 1;
         let app = App::connect(config).await?;
         app.migrate().await?;
-        Ok(Self { app, name, postgres })
+        Ok(Self { app, name, postgres, engines })
     }
 
     pub async fn remove(self) -> anyhow::Result<()> {
@@ -74,6 +62,7 @@ impl Bench {
         self.app.pg.close().await;
         let drop = AssertSqlSafe(format!("DROP DATABASE {} WITH (FORCE)", self.name));
         sqlx::query(drop).execute(&mut PgConnection::connect_with(&self.postgres).await?).await?;
+        self.engines.stop().await;
         Ok(())
     }
 }

@@ -12,8 +12,8 @@
 //! 7. [`billing`]: a month of many subscriptions of ten prices, rated against a loop of the rating functions in memory and
 //!    drafted against PostgreSQL's insert of the same rows; only by name (`--only billing`).
 //!
-//! `cargo run --release -p farebox-bench -- --data DIR` uses the engines of a running `farebox up`, in databases and
-//! topics of its own that it removes. Without `--release` the ratios are worse, because only our side is unoptimised.
+//! `make bench` builds both sides optimised. Engines are started for this alone: roles that run beside would take from
+//! one side more than from the other.
 #![forbid(unsafe_code)]
 
 mod bare;
@@ -28,7 +28,7 @@ mod pipeline;
 mod report;
 mod scale;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -40,12 +40,9 @@ use crate::report::Report;
 #[derive(Debug, Parser)]
 #[command(name = "farebox-bench", about = "Ratios to limits measured in the same run")]
 struct Arguments {
-    /// Data directory of a running `farebox up`, whose engines are used.
-    #[arg(long, env = "FAREBOX_DATA", default_value = "data")]
+    /// Data directory of the engines, made when it is not there.
+    #[arg(long, default_value = "target/bench-data")]
     data: PathBuf,
-    /// A file with the engines' addresses instead.
-    #[arg(long, env = "FAREBOX_TEST_ENGINES")]
-    engines: Option<PathBuf>,
     /// Seconds for each measurement of the collector; each is made three times on both sides, in turns.
     #[arg(long, default_value_t = 3)]
     seconds: u64,
@@ -57,7 +54,7 @@ struct Arguments {
     /// Subscriptions, of ten prices each, whose month is billed.
     #[arg(long, default_value_t = 100_000)]
     invoices: usize,
-    /// The binary whose memory is measured; beside this one unless given.
+    /// The binary that runs the engines and whose memory is measured; beside this one unless given.
     #[arg(long)]
     farebox: Option<PathBuf>,
     /// Only these: decode, decide, pipeline, collector, memory, scale, billing. All but the last two unless given.
@@ -83,9 +80,10 @@ async fn main() -> anyhow::Result<ExitCode> {
         decode::measure(Duration::from_secs(arguments.seconds.max(1)), &mut report)?;
     }
     if ["pipeline", "collector", "decide", "memory", "scale", "billing"].iter().any(|name| arguments.wants(name)) {
-        let file = arguments.engines.clone().unwrap_or_else(|| arguments.data.join("engines.json"));
-        let bench = Bench::start(&file).await?;
-        let measured = measure(&bench, &arguments, &mut report).await;
+        let beside = std::env::current_exe()?.with_file_name("farebox");
+        let farebox = arguments.farebox.as_deref().unwrap_or(&beside);
+        let bench = Bench::start(&arguments.data, farebox).await?;
+        let measured = measure(&bench, farebox, &arguments, &mut report).await;
         bench.remove().await?;
         measured?;
     }
@@ -93,7 +91,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     Ok(if arguments.check && !report.holds() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-async fn measure(bench: &Bench, arguments: &Arguments, report: &mut Report) -> anyhow::Result<()> {
+async fn measure(bench: &Bench, farebox: &Path, arguments: &Arguments, report: &mut Report) -> anyhow::Result<()> {
     let time = Duration::from_secs(arguments.seconds.max(1));
     // First, while the topic holds nothing else.
     if arguments.wants("pipeline") {
@@ -112,8 +110,7 @@ async fn measure(bench: &Bench, arguments: &Arguments, report: &mut Report) -> a
         decide::measure(bench, time, report).await?;
     }
     if arguments.wants("memory") {
-        let beside = std::env::current_exe()?.with_file_name("farebox");
-        memory::measure(bench, arguments.farebox.as_deref().unwrap_or(&beside), time * 3, report).await?;
+        memory::measure(bench, farebox, time * 3, report).await?;
     }
     Ok(())
 }
