@@ -150,18 +150,25 @@ pub async fn of_consumers(
         .collect()
 }
 
+/// What is wrong with it, by field.
+pub(crate) fn check_billing(billing: &ConsumerBilling) -> Result<(), (&'static str, &'static str)> {
+    let empty = |text: &Option<String>| text.as_ref().is_none_or(|text| text.trim().is_empty());
+    if billing.tax_status != TaxStatus::Taxable && empty(&billing.tax_reason) {
+        return Err(("/tax_reason", "says why no tax is charged; it is printed on the invoice"));
+    }
+    if billing.tax_status == TaxStatus::ReverseCharge && empty(&billing.tax_id) {
+        return Err(("/tax_id", "the buyer's tax id is needed where the buyer accounts for the tax"));
+    }
+    Ok(())
+}
+
 pub async fn set_consumer(
     conn: &mut PgConnection,
     ws: &WorkspaceId,
     consumer: &ConsumerId,
     billing: &ConsumerBilling,
 ) -> Result<(), BillingError> {
-    if billing.tax_status != TaxStatus::Taxable && billing.tax_reason.as_ref().is_none_or(|reason| reason.trim().is_empty()) {
-        return Err(BillingError::invalid("/tax_reason", "says why no tax is charged; it is printed on the invoice"));
-    }
-    if billing.tax_status == TaxStatus::ReverseCharge && billing.tax_id.as_ref().is_none_or(|id| id.trim().is_empty()) {
-        return Err(BillingError::invalid("/tax_id", "the buyer's tax id is needed where the buyer accounts for the tax"));
-    }
+    check_billing(billing).map_err(|(field, detail)| BillingError::invalid(field, detail))?;
     if farebox_metering::consumers::get(conn, ws, consumer).await?.is_none() {
         return Err(BillingError::NotFound("consumer"));
     }

@@ -12,7 +12,8 @@ use serde::Serialize;
 use sqlx::{Connection, PgConnection};
 
 use super::alerts::AlertEntry;
-use super::check::{Catalog, ConsumerEntry, SubscriptionEntry};
+use super::check::Catalog;
+use super::consumers::{ConsumerEntry, SubscriptionEntry};
 use super::coupons::CouponEntry;
 use crate::alerts::NewAlert;
 use crate::coupons::Put;
@@ -176,6 +177,12 @@ async fn consumer(conn: &mut PgConnection, ws: &WorkspaceId, entry: &ConsumerEnt
         applied.note("create", format!("consumer {}", entry.name));
         consumers::create(conn, ws, new).await?.id
     };
+    if let Some(billing) = &entry.billing
+        && settings::of_consumer(conn, ws, &id).await? != *billing
+    {
+        settings::set_consumer(conn, ws, &id, billing).await?;
+        applied.note("change", format!("billing of {}", entry.name));
+    }
     for subscription in &entry.subscriptions {
         self::subscription(conn, ws, &id, entry, subscription, applied).await?;
     }

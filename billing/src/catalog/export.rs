@@ -11,7 +11,7 @@ use sqlx::PgConnection;
 use crate::alerts::NewAlert;
 use crate::decision_policy::Policy;
 use crate::rating::PlanDefinition;
-use crate::settings::{self, BillingSettings};
+use crate::settings::{self, BillingSettings, ConsumerBilling};
 use crate::{BillingError, alerts, coupons, decision_policy, margin, plans, subscriptions};
 
 #[derive(Serialize)]
@@ -103,10 +103,13 @@ pub async fn export(conn: &mut PgConnection, ws: &WorkspaceId) -> Result<String,
             let Some(first) = subscription.phases.first() else { continue };
             own.push(json!({ "plan": first.plan, "version": first.version, "from": subscription.started_at }));
         }
+        let billing = settings::of_consumer(conn, ws, &consumer.id).await?;
+        let billing = (billing != ConsumerBilling::default()).then(|| serde_json::to_value(&billing).map(pruned)).transpose();
+        let billing = billing.map_err(|e| BillingError::unreadable("the catalogue", e))?;
         let address = Some(consumer.address).filter(|address| address.get("country").is_some());
         file.consumers.push(pruned(json!({
             "name": consumer.name, "email": consumer.email, "signed_up": consumer.signed_up_at,
-            "address": address, "subjects": subjects, "subscriptions": own,
+            "address": address, "billing": billing, "subjects": subjects, "subscriptions": own,
         })));
     }
     for c in coupons::list(conn, ws).await? {

@@ -6,23 +6,30 @@
 //! [`export`] writes the file back.
 
 mod alerts;
+mod apis;
 mod apply;
 mod check;
+mod consumers;
+mod costs;
 mod coupons;
 mod decisions;
 mod errors;
 mod export;
 mod formats;
 mod included;
+mod meters;
 mod plan;
 mod raw;
+mod seller;
+mod settings;
 mod sla;
 
 use farebox_core::money::Currency;
 
 pub use alerts::AlertEntry;
 pub use apply::{Applied, Change, apply, diff};
-pub use check::{Catalog, ConsumerEntry, SubscriptionEntry};
+pub use check::Catalog;
+pub use consumers::{ConsumerEntry, SubscriptionEntry};
 pub use coupons::CouponEntry;
 pub use errors::{CatalogError, field_problem, problem};
 pub use export::{export, written};

@@ -383,10 +383,22 @@ pub struct RawConsumer {
     pub email: Option<At<String>>,
     pub signed_up: Option<At<String>>,
     pub address: Option<RawAddress>,
+    pub billing: Option<RawConsumerBilling>,
     #[serde(default)]
     pub subjects: Vec<At<String>>,
     #[serde(default)]
     pub subscriptions: Vec<RawSubscription>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawConsumerBilling {
+    pub currency: Option<At<String>>,
+    pub tax_status: Option<At<String>>,
+    pub tax_reason: Option<String>,
+    pub tax_id: Option<String>,
+    #[serde(default)]
+    pub consolidated: bool,
 }
 
 #[derive(Debug, Deserialize)]
