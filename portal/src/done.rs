@@ -9,6 +9,7 @@ pub fn note(done: &str) -> Option<Note> {
         "plan-changed" => ("Your plan was changed.", ""),
         "card-added" => ("Stripe has your card.", "It can take a few seconds to show here."),
         "password-changed" => ("Your password was changed.", "You were signed out everywhere else."),
+        "billing-saved" => ("Saved.", "It holds from the next invoice on."),
         "settings-saved" | "webhook-saved" => ("Saved.", ""),
         "stripe-saved" => ("Stripe's keys are saved.", "They are encrypted and will not be shown again."),
         "issued" => ("The invoices are being issued.", "Those who pay by card are charged by Stripe."),

@@ -84,6 +84,7 @@ pub fn table() -> Vec<Route> {
     t.get("/invoices/{id}", roles(DEVELOPERS), portal::invoices::show);
     t.get("/invoices/{id}/lines.csv", roles(DEVELOPERS), portal::invoices::lines_file);
     t.get("/invoices/{id}/document.pdf", roles(DEVELOPERS), portal::invoices::pdf);
+    t.get("/credit-notes/{id}/document.pdf", roles(DEVELOPERS), portal::credit_notes::pdf);
     t.get("/plan", roles(DEVELOPERS), portal::plan::show);
     t.get("/plan/change", roles(DEVELOPER_ADMINS), portal::plan::confirm);
     t.post("/plan/change", roles(DEVELOPER_ADMINS), portal::plan::change);
@@ -127,6 +128,7 @@ pub fn table() -> Vec<Route> {
     t.post("/console/webhooks/{id}/test", roles(ADMINS), console::webhooks::test);
     t.post("/console/webhooks/{id}/rotate", roles(ADMINS), console::webhooks::rotate);
     t.post("/console/webhooks/{id}/switch", roles(ADMINS), console::webhooks::switch);
+    t.get("/console/webhooks/{id}/remove", roles(ADMINS), console::webhooks::confirm_remove);
     t.post("/console/webhooks/{id}/remove", roles(ADMINS), console::webhooks::remove);
     t.get("/console/dead-letters", roles(HELPERS), console::dead_letters::list);
     t.get("/console/dead-letters.csv", roles(HELPERS), console::dead_letters::file);
@@ -163,6 +165,7 @@ pub fn table() -> Vec<Route> {
     t.get("/console/consumers", roles(MEMBERS), console::consumers::list);
     t.get("/console/consumers.csv", roles(MEMBERS), console::consumers::file);
     t.get("/console/consumers/{id}", roles(MEMBERS), console::consumers::show);
+    t.post("/console/consumers/{id}/billing", roles(MONEY), console::consumers::save_billing);
     t.post("/console/consumers/{id}/link", roles(HELPERS), console::consumers::make_link);
     t.post("/console/sign-out", roles(MEMBERS), portal::sign_in::sign_out);
     t.get("/console/account", roles(MEMBERS), portal::account::show);

@@ -1,11 +1,13 @@
 use std::collections::HashMap;
 
 use askama::Template;
+use axum::Form;
 use axum::extract::{Path, Query, State};
-use axum::response::Response;
+use axum::response::{IntoResponse, Redirect, Response};
 use bigdecimal::BigDecimal;
 use chrono::{DateTime, Duration, Utc};
 use chrono_tz::Tz;
+use farebox_billing::settings::{self, ConsumerBilling, TaxStatus};
 use farebox_billing::subscriptions;
 use farebox_core::audit_log;
 use farebox_core::ids::ConsumerId;
@@ -50,6 +52,8 @@ pub struct ConsumerPage {
     pub note: Option<Note>,
     pub facts: Facts,
     pub subscription: Facts,
+    /// `None` for those who may not see amounts.
+    pub billing: Option<Billing>,
     pub usage: Chart,
     pub routes: Chart,
     pub keys: Table,
@@ -59,6 +63,16 @@ pub struct ConsumerPage {
     pub story: Vec<Happening>,
     /// Where a sign-in link for their portal is made; empty for those who may not.
     pub link_action: String,
+}
+
+/// On how many invoices a consumer's subscriptions are.
+#[derive(Debug, Clone)]
+pub struct Billing {
+    pub facts: Facts,
+    /// One for all.
+    pub together: bool,
+    /// Where that is changed; empty for those who may not.
+    pub action: String,
 }
 
 /// Rows on a page.
@@ -178,6 +192,7 @@ pub async fn show(State(portal): State<Portal>, ctx: Ctx, Path(id): Path<String>
     let agreements = account::in_force(&mut conn, &ctx, &consumer.id).await?;
     let held = credentials::list(&mut conn, workspace, &consumer.id).await?;
     let people = people::of_consumer(&mut conn, workspace, &consumer.id).await?;
+    let billing = settings::of_consumer(&mut conn, workspace, &consumer.id).await?;
     drop(conn);
     let (used, first, billed, days, routes, subscription) = tokio::try_join!(
         activity::last_used(&portal, &ctx, &consumer.id),
@@ -223,6 +238,7 @@ pub async fn show(State(portal): State<Portal>, ctx: Ctx, Path(id): Path<String>
         note: None,
         facts,
         subscription,
+        billing: ctx.may_open("/console/invoices").then(|| billing_of(&ctx, &consumer, &billing)),
         usage: Chart { csv: None, ..chart },
         routes: Chart { csv: None, ..routes },
         keys: keys::table(&held, &used, &ctx, false).dense(),
@@ -235,6 +251,56 @@ pub async fn show(State(portal): State<Portal>, ctx: Ctx, Path(id): Path<String>
             String::new()
         },
     })
+}
+
+fn billing_of(ctx: &Ctx, consumer: &Consumer, billing: &ConsumerBilling) -> Billing {
+    let currency = billing.currency.unwrap_or(ctx.workspace.currency);
+    let tax = match billing.tax_status {
+        TaxStatus::Taxable => "As the workspace's rates say",
+        TaxStatus::Exempt => "Exempt",
+        TaxStatus::ReverseCharge => "The buyer accounts for it (reverse charge)",
+    };
+    let mut facts = Facts::default()
+        .with("Invoices", if billing.consolidated { "One for all subscriptions" } else { "One for each subscription" })
+        .with("Currency", currency.code())
+        .with("Tax", tax);
+    if let Some(reason) = &billing.tax_reason {
+        facts = facts.with("Because", reason);
+    }
+    if let Some(id) = &billing.tax_id {
+        facts = facts.with("Tax number", id);
+    }
+    let path = format!("/console/consumers/{}/billing", consumer.id);
+    Billing {
+        facts,
+        together: billing.consolidated,
+        action: if ctx.may_post("/console/consumers/{id}/billing") { path } else { String::new() },
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub struct BillingForm {
+    consolidated: bool,
+}
+
+/// One invoice for all, or one for each, from the next one on.
+pub async fn save_billing(
+    State(portal): State<Portal>,
+    ctx: Ctx,
+    Path(id): Path<String>,
+    Form(form): Form<BillingForm>,
+) -> Result<Response, Failure> {
+    let consumer = find(&portal, &ctx, &id).await?;
+    let workspace = &ctx.workspace.id;
+    let mut tx = portal.app.pg.begin().await?;
+    let before = settings::of_consumer(&mut tx, workspace, &consumer.id).await?;
+    settings::set_consumer(&mut tx, workspace, &consumer.id, &ConsumerBilling { consolidated: form.consolidated, ..before }).await?;
+    let actor = ctx.session()?.person.id.as_str();
+    let detail = json!({ "consolidated": form.consolidated });
+    audit_log::record(&mut tx, workspace, actor, "consumer.billing", consumer.id.as_str(), &detail).await?;
+    tx.commit().await?;
+    Ok(Redirect::to(&format!("/console/consumers/{}?done=billing-saved", consumer.id)).into_response())
 }
 
 async fn subscription_facts(portal: &Portal, ctx: &Ctx, agreements: &[Agreement]) -> Result<Facts, Failure> {

@@ -182,6 +182,33 @@ pub async fn switch(State(portal): State<Portal>, ctx: Ctx, Path(id): Path<Strin
     Ok(Redirect::to(&format!("/console/webhooks/{id}?done=webhook-saved")).into_response())
 }
 
+#[derive(Debug, Clone, Template)]
+#[template(path = "console/webhook_remove.html")]
+pub struct RemovePage {
+    pub shell: Shell,
+    pub id: String,
+    pub facts: Facts,
+    pub on: bool,
+}
+
+/// Asks before it is gone: what was not delivered yet never will be.
+pub async fn confirm_remove(State(portal): State<Portal>, ctx: Ctx, Path(id): Path<String>) -> Result<Response, Failure> {
+    let (id, ws) = (id_of(&id)?, &ctx.workspace.id);
+    let mut conn = portal.app.pg.acquire().await?;
+    let hook = webhooks::get(&mut conn, ws, &id).await?.ok_or_else(|| Failure::not_found("webhook"))?;
+    let waiting = webhooks::deliveries(&mut conn, ws, &id, None, MOST, None).await?;
+    let waiting = waiting.iter().filter(|delivery| delivery.next_at.is_some()).count();
+    page(&RemovePage {
+        shell: ctx.shell("Remove a webhook", "/console/alerts"),
+        id: hook.id.to_string(),
+        facts: Facts::default().with("Address", &hook.url).with("Is told", what(&hook)).with(
+            "Still to be delivered",
+            if waiting == 0 { "nothing".to_owned() } else { format::counted(i64::try_from(waiting).unwrap_or(MOST), "event", "events") },
+        ),
+        on: hook.disabled_at.is_none(),
+    })
+}
+
 pub async fn remove(State(portal): State<Portal>, ctx: Ctx, Path(id): Path<String>) -> Result<Response, Failure> {
     let (id, ws) = (id_of(&id)?, &ctx.workspace.id);
     let mut tx = portal.app.pg.begin().await?;

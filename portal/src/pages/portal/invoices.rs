@@ -6,6 +6,7 @@ use farebox_billing::{credits, documents, units};
 use farebox_core::ids::{ConsumerId, InvoiceId};
 use farebox_core::money::Money;
 
+use super::credit_notes;
 use crate::account;
 use crate::context::{Ctx, page};
 use crate::failure::Failure;
@@ -20,6 +21,7 @@ pub struct InvoicesPage {
     /// What is prepaid and not used up.
     pub credits: Table,
     pub table: Table,
+    pub credit_notes: Table,
     pub csv: String,
 }
 
@@ -76,6 +78,7 @@ pub struct InvoicePage {
     pub pdf: Option<String>,
     pub note: Option<Note>,
     pub invoice: InvoiceView,
+    pub credit_notes: Table,
 }
 
 /// More invoices than a consumer has in twenty years of months.
@@ -115,7 +118,15 @@ pub async fn list(State(portal): State<Portal>, ctx: Ctx) -> Result<Response, Fa
     };
     let credits = prepaid(&portal, &ctx, consumer).await?;
     let shell = ctx.shell("Invoices", "/invoices");
-    page(&InvoicesPage { shell, next, credits, table: table(&found, &ctx, ""), csv: "/invoices.csv".into() })
+    let notes = credit_notes::of_consumer(&portal, &ctx, None).await?;
+    page(&InvoicesPage {
+        shell,
+        next,
+        credits,
+        table: table(&found, &ctx, ""),
+        credit_notes: credit_notes::table(&notes, true, &ctx),
+        csv: "/invoices.csv".into(),
+    })
 }
 
 /// Prepaid credits and units with something left, in the order of use.
@@ -174,6 +185,7 @@ pub async fn show(State(portal): State<Portal>, ctx: Ctx, Path(id): Path<String>
     let invoice = find(&portal, &ctx, &id).await?;
     let late = invoice.state == InvoiceState::Issued && !invoice.carried && invoice.due_at.is_some_and(|due| due < ctx.now());
     let title = format!("Invoice {}", bill::name(&invoice));
+    let notes = credit_notes::of_consumer(&portal, &ctx, Some(invoice.id.as_str())).await?;
     page(&InvoicePage {
         shell: ctx.shell(&title, "/invoices"),
         subtitle: format::period(invoice.period.start, invoice.period.end, ctx.tz()),
@@ -183,6 +195,7 @@ pub async fn show(State(portal): State<Portal>, ctx: Ctx, Path(id): Path<String>
             Note::new(Tone::Warn, "This invoice is late.", "Check the card on file, or pay it at Stripe.").with("Payment", "/payment")
         }),
         invoice: bill::view(&invoice, &ctx),
+        credit_notes: credit_notes::table(&notes, false, &ctx),
         title,
     })
 }

@@ -2,6 +2,7 @@
 
 pub mod account;
 pub mod alerts;
+pub mod credit_notes;
 pub mod invoices;
 pub mod keys;
 pub mod landing;
