@@ -13,8 +13,7 @@ use farebox_core::money::{Currency, Money, MoneyError};
 use farebox_core::period::Period;
 use farebox_core::workspace::{self, Workspace};
 use farebox_metering::consumers;
-use farebox_metering::usage::{self, UsageQuery};
-use farebox_metering::{Dimension, timelines};
+use farebox_metering::{timelines, usage};
 use serde::Serialize;
 
 use crate::gather::{self, Counting, Span};
@@ -297,13 +296,10 @@ impl Known {
         }
         let key = (wanted.meter.clone(), wanted.of);
         if !self.sums.contains_key(&key) {
-            let all = UsageQuery::new(ws, &wanted.meter, wanted.of).by(Dimension::Subscription);
-            let query = self.only.iter().fold(all, UsageQuery::of_subscription);
-            let answer = usage::query(app, &query).await?;
-            if answer.more {
-                return gather::count_usage(app, ws, subscription, wanted, currency, Counting::Quick).await;
-            }
-            let by = answer.rows.into_iter().map(|mut row| (row.group.remove("subscription").unwrap_or_default(), row.value)).collect();
+            let by = match &self.only {
+                None => usage::totals(app, ws, &wanted.meter, wanted.of).await?,
+                Some(id) => HashMap::from([(id.to_string(), usage::total(app, ws, &wanted.meter, id, wanted.of).await?)]),
+            };
             self.sums.insert(key.clone(), by);
         }
         let value = self.sums.get(&key).and_then(|by| by.get(subscription.id.as_str())).cloned();

@@ -37,11 +37,25 @@ pub enum Dimension {
     AnsweredBy,
     Cached,
     Subject,
+    /// How long the call took, in classes: [`LATENCY_CLASSES`].
+    LatencyClass,
+    /// How large its answer was, in classes: [`SIZE_CLASSES`].
+    SizeClass,
     /// A free property, by its JSON pointer.
     Property(String),
 }
 
-const NAMED: [(&str, Dimension); 21] = [
+/// Each below so many microseconds; what takes longer is in the last. No time at all is not known.
+pub const LATENCY_CLASSES: [(&str, u64); 5] =
+    [("unknown", 1), ("under_100ms", 100_000), ("under_300ms", 300_000), ("under_1s", 1_000_000), ("under_3s", 3_000_000)];
+const SLOWEST: &str = "from_3s";
+
+/// Each below so many bytes; what is larger is in the last.
+pub const SIZE_CLASSES: [(&str, u64); 5] =
+    [("under_1kb", 1_000), ("under_10kb", 10_000), ("under_100kb", 100_000), ("under_1mb", 1_000_000), ("under_10mb", 10_000_000)];
+const LARGEST: &str = "from_10mb";
+
+const NAMED: [(&str, Dimension); 23] = [
     ("consumer", Dimension::Consumer),
     ("subscription", Dimension::Subscription),
     ("plan", Dimension::Plan),
@@ -63,6 +77,8 @@ const NAMED: [(&str, Dimension); 21] = [
     ("answered_by", Dimension::AnsweredBy),
     ("cached", Dimension::Cached),
     ("subject", Dimension::Subject),
+    ("latency_class", Dimension::LatencyClass),
+    ("size_class", Dimension::SizeClass),
 ];
 
 impl Dimension {
@@ -86,9 +102,15 @@ impl Dimension {
             | Self::Counted
             | Self::Reason => Needs::Billing,
             Self::ApiVersion | Self::Route | Self::Method | Self::Credential | Self::Environment | Self::Marker => Needs::Routes,
-            Self::Source | Self::Gateway | Self::Country | Self::AnsweredBy | Self::Cached | Self::Subject | Self::Property(_) => {
-                Needs::Raw
-            }
+            Self::Source
+            | Self::Gateway
+            | Self::Country
+            | Self::AnsweredBy
+            | Self::Cached
+            | Self::Subject
+            | Self::LatencyClass
+            | Self::SizeClass
+            | Self::Property(_) => Needs::Raw,
         }
     }
 
@@ -98,10 +120,17 @@ impl Dimension {
             Self::StatusClass => "concat(toString(intDiv(status, 100)), 'xx')".to_owned(),
             Self::Counted => "if(counted, 'true', 'false')".to_owned(),
             Self::Cached => "if(cached, 'true', 'false')".to_owned(),
+            Self::LatencyClass => classes("latency_us", &LATENCY_CLASSES, SLOWEST),
+            Self::SizeClass => classes("response_bytes", &SIZE_CLASSES, LARGEST),
             Self::Property(_) => format!("properties[{{{name}:String}}]"),
             named => format!("toString({})", named.name()),
         }
     }
+}
+
+fn classes(column: &str, classes: &[(&str, u64)], beyond: &str) -> String {
+    let each: String = classes.iter().map(|(name, below)| format!("{column} < {below}, '{name}', ")).collect();
+    format!("multiIf({each}'{beyond}')")
 }
 
 impl fmt::Display for Dimension {

@@ -335,3 +335,46 @@ pub async fn refused_a_close_with_open_differences(suite: &Suite) {
     assert!(status == 409 && detail.contains("unattributed: ") && !detail.contains("drafted: "), "{detail}");
     assert_eq!(seller.post("close/2026-10/hard", json!({ "accept": ["unattributed"] })).await["closed"], json!("hard"));
 }
+
+/// A price may follow how long a call took and how large its answer was: a line for each class, and it can be derived again.
+pub async fn priced_by_how_long_and_how_large(suite: &Suite) {
+    let plans = r#"  - name: classed
+    version: 1
+    prices:
+      - {name: Speed, model: matrix, meter: requests, dimension: latency_class, values: {under_100ms: "3", under_1s: "2"}, default: "1"}
+      - {name: Size, model: matrix, meter: requests, dimension: size_class, values: {from_10mb: "10"}, default: "0"}
+"#;
+    let consumer =
+        "  - {name: a, address: {country: DE}, subjects: [a], subscriptions: [{plan: classed, from: 2026-08-01T00:00:00+02:00}]}\n";
+    let seller = Seller::new(suite, plans, consumer).await;
+    let august = month("2026-08");
+    let calls = [(99_999, 1), (100_000, 999), (300_000, 1_000), (999_999, 9_999_999), (3_000_000, 10_000_000), (0, 0)];
+    let rows: Vec<_> = (0..)
+        .zip(calls)
+        .map(|(n, (latency_us, response_bytes))| {
+            let mut event = seller.business.event("a", august.start + TimeDelta::hours(n));
+            (event.data.latency_us, event.data.response_bytes) = (latency_us, response_bytes);
+            EventRow::from_event(event).expect("storable")
+        })
+        .collect();
+    store::store(&suite.app.clickhouse, &rows.iter().collect::<Vec<_>>()).await.expect("stored");
+    seller.close(august).await;
+    let invoice = seller.invoices().await.remove(0);
+    let mut shown = lines(&invoice);
+    shown.sort();
+    assert_eq!(
+        shown,
+        [
+            "Size: from_10mb 1 10.00",
+            "Size: under_10kb 1 0.00",
+            "Size: under_10mb 1 0.00",
+            "Size: under_1kb 3 0.00",
+            "Speed: from_3s 1 1.00",
+            "Speed: under_100ms 1 3.00",
+            "Speed: under_1s 2 4.00",
+            "Speed: under_300ms 1 1.00",
+            "Speed: unknown 1 1.00"
+        ]
+    );
+    audited(&seller, &invoice).await;
+}

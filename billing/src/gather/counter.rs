@@ -6,11 +6,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bigdecimal::BigDecimal;
 use farebox_core::App;
 use farebox_core::ids::{SubscriptionId, WorkspaceId};
 use farebox_core::period::Period;
 use farebox_metering::MeteringError;
 use farebox_metering::proof::{self, Proof, Proofs};
+use farebox_metering::usage;
 use tokio::sync::Mutex;
 
 pub struct Counter<'a> {
@@ -18,11 +20,12 @@ pub struct Counter<'a> {
     pub ws: &'a WorkspaceId,
     states: Mutex<HashMap<Period, String>>,
     proofs: Mutex<HashMap<(String, Period), Arc<Proofs>>>,
+    totals: Mutex<HashMap<(String, Period), Arc<HashMap<String, BigDecimal>>>>,
 }
 
 impl<'a> Counter<'a> {
     pub fn new(app: &'a App, ws: &'a WorkspaceId) -> Self {
-        Self { app, ws, states: Mutex::default(), proofs: Mutex::default() }
+        Self { app, ws, states: Mutex::default(), proofs: Mutex::default(), totals: Mutex::default() }
     }
 
     pub async fn state(&self, period: Period) -> Result<String, MeteringError> {
@@ -51,5 +54,20 @@ impl<'a> Counter<'a> {
             }
         };
         proofs.of(id)
+    }
+
+    /// The same without proof.
+    pub async fn shared_total(&self, id: &SubscriptionId, meter: &str, period: Period) -> Result<BigDecimal, MeteringError> {
+        let mut known = self.totals.lock().await;
+        let key = (meter.to_owned(), period);
+        let totals = match known.get(&key) {
+            Some(totals) => totals.clone(),
+            None => {
+                let totals = Arc::new(usage::totals(self.app, self.ws, meter, period).await?);
+                known.insert(key, totals.clone());
+                totals
+            }
+        };
+        Ok(totals.get(id.as_str()).cloned().unwrap_or_default())
     }
 }

@@ -9,8 +9,7 @@ mod judge;
 
 use std::collections::BTreeMap;
 
-use farebox_core::App;
-use farebox_core::ids::{SubscriptionId, WorkspaceId};
+use farebox_core::ids::SubscriptionId;
 use farebox_core::money::{BigDecimal, Money, decimal_string};
 use farebox_core::period::Period;
 use farebox_metering::proof::{self, Proof};
@@ -20,7 +19,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use again::audit;
 
 use crate::BillingError;
-use crate::gather::{Counting, GatheredLine};
+use crate::gather::{Counter, Counting, GatheredLine};
 use crate::rating::cycle::{self, Cycle, Source, UsedKey};
 use crate::rating::plan::{Measure, Promise};
 use crate::rating::{Line, LineKind, RatingError, Usage};
@@ -39,8 +38,7 @@ pub struct Evidence {
 
 /// The credits of a period, one line for each promise that was not kept.
 pub(crate) async fn lines(
-    app: &App,
-    ws: &WorkspaceId,
+    counter: &Counter<'_>,
     subscription: &Subscription,
     cycle: &Cycle<'_>,
     used: &BTreeMap<UsedKey, Usage>,
@@ -56,15 +54,20 @@ pub(crate) async fn lines(
         let cost = Money::sum(own, cycle.currency)?;
         let mut left = cost;
         let Some(stretch) = stretch(cycle, source) else { continue };
+        // Attribution itself keeps to the time the subscription was in force: with one plan alone it is the same question for all
+        // that are invoiced together.
+        let alone = cycle.parts.iter().all(|part| !part.trial && (part.source == *source || !matches!(part.source, Source::Plan(_))));
+        let shared = counting == Counting::Proven && alone;
+        let asked = Asked { counter, id: &subscription.id, stretch, shared: shared.then_some(cycle.period) };
         for promise in &plan.sla {
             // A proof reads raw events: only what is given back for needs one.
-            let mut measured = measure(app, ws, &subscription.id, promise, stretch, Counting::Quick).await?;
+            let mut measured = asked.measure(promise, Counting::Quick).await?;
             let kept = judge::broken(promise, &measured.iter().map(|(_, value)| value.clone()).collect::<Vec<_>>()).is_none();
             if kept {
                 continue;
             }
             if counting == Counting::Proven {
-                measured = measure(app, ws, &subscription.id, promise, stretch, counting).await?;
+                measured = asked.measure(promise, counting).await?;
             }
             let values: Vec<_> = measured.iter().map(|(_, value)| value.clone()).collect();
             let Some(broken) = judge::broken(promise, &values) else { continue };
@@ -94,31 +97,37 @@ fn stretch(cycle: &Cycle<'_>, source: &Source) -> Option<Period> {
     Some(Period { start: parts.first()?.start, end: parts.last()?.end })
 }
 
-/// The values of the promise's meters, in its order; with proof where the line is sealed.
-async fn measure(
-    app: &App,
-    ws: &WorkspaceId,
-    subscription: &SubscriptionId,
-    promise: &Promise,
+/// One subscription's question.
+struct Asked<'a> {
+    counter: &'a Counter<'a>,
+    id: &'a SubscriptionId,
     stretch: Period,
-    counting: Counting,
-) -> Result<Vec<(Option<Proof>, BigDecimal)>, BillingError> {
-    let meters: Vec<&str> = match &promise.measure {
-        Measure::Share { good, of } => vec![good, of],
-        Measure::Value { meter } => vec![meter],
-    };
-    let mut found = Vec::with_capacity(meters.len());
-    for meter in meters {
-        found.push(match counting {
-            Counting::Proven => {
-                let proof = proof::of(app, ws, subscription, meter, stretch).await?;
-                let value = proof.value.clone();
-                (Some(proof), value)
-            }
-            Counting::Quick => (None, usage::total(app, ws, meter, subscription, stretch).await?),
-        });
+    /// The period over which many ask the same, without proof.
+    shared: Option<Period>,
+}
+
+impl Asked<'_> {
+    /// The values of the promise's meters, in its order; with proof where the line is sealed.
+    async fn measure(&self, promise: &Promise, counting: Counting) -> Result<Vec<(Option<Proof>, BigDecimal)>, BillingError> {
+        let (app, ws, id) = (self.counter.app, self.counter.ws, self.id);
+        let meters: Vec<&str> = match &promise.measure {
+            Measure::Share { good, of } => vec![good, of],
+            Measure::Value { meter } => vec![meter],
+        };
+        let mut found = Vec::with_capacity(meters.len());
+        for meter in meters {
+            found.push(match (counting, self.shared) {
+                (Counting::Proven, _) => {
+                    let proof = proof::of(app, ws, id, meter, self.stretch).await?;
+                    let value = proof.value.clone();
+                    (Some(proof), value)
+                }
+                (Counting::Quick, Some(period)) => (None, self.counter.shared_total(id, meter, period).await?),
+                (Counting::Quick, None) => (None, usage::total(app, ws, meter, id, self.stretch).await?),
+            });
+        }
+        Ok(found)
     }
-    Ok(found)
 }
 
 fn line(

@@ -93,7 +93,7 @@ struct Named {
     ("window" = Option<String>, Query, description = "`minute`, `hour`, `day`, `week`, `month` or `none` (default)."),
     ("time_zone" = Option<String>, Query, description = "IANA name; the workspace's unless given."),
     ("group_by" = Option<Vec<String>>, Query, description = "Repeatable: consumer, subscription, plan, api, api_version, route, method, status, \
-      status_class, counted, reason, credential, environment, marker, type, source, gateway, country, answered_by, cached, subject, or the JSON pointer of a property."),
+      status_class, counted, reason, credential, environment, marker, type, source, gateway, country, answered_by, cached, subject, latency_class, size_class, or the JSON pointer of a property."),
     ("week_start" = Option<String>, Query, description = "`monday` (default) or `sunday`, for `window=week`."),
     ("filter[dimension]" = Option<String>, Query, description = "Only events that have this value; repeat it for any of several. Other tests: \
       `filter[route][not]`, `filter[status][gte]` (gt, gte, lt, lte), `filter[route][prefix]`, `filter[/model][exists]=true`."),

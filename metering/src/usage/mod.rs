@@ -3,7 +3,7 @@
 mod compare;
 mod windows;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use bigdecimal::BigDecimal;
 use chrono::{DateTime, Utc};
@@ -340,6 +340,21 @@ pub async fn total(
     }
     let answer = query(app, &UsageQuery::new(workspace, meter, period).of_subscription(subscription)).await?;
     Ok(answer.rows.into_iter().map(|row| row.value).next().unwrap_or_default())
+}
+
+/// The same for every subscription that has a value, in one question (and one more for every [`MAX_ROWS`] of them).
+pub async fn totals(app: &App, workspace: &WorkspaceId, meter: &str, period: Period) -> Result<HashMap<String, BigDecimal>, MeteringError> {
+    let mut found = HashMap::new();
+    let mut asked = UsageQuery::new(workspace, meter, period).by(Dimension::Subscription);
+    loop {
+        let answer = query(app, &asked).await?;
+        asked.offset += answer.rows.len();
+        let of = |mut row: UsageRow| Some((row.group.remove(Dimension::Subscription.name())?, row.value));
+        found.extend(answer.rows.into_iter().filter_map(of));
+        if !answer.more {
+            return Ok(found);
+        }
+    }
 }
 
 pub(crate) fn unknown_meter(name: &str) -> MeteringError {
