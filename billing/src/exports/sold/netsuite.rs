@@ -1,5 +1,6 @@
 //! For NetSuite's import assistant, record types invoice and credit memo with their items; one external id a document and a
-//! line.
+//! line. A credit memo has positive amounts, and is applied to invoices by their internal or external id: Oracle's help on credit
+//! memo import, <https://docs.oracle.com/en/cloud/saas/netsuite/ns-online-help/section_N408112.html>.
 
 use futures::FutureExt;
 

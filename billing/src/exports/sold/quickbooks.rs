@@ -1,4 +1,6 @@
-//! What QuickBooks Online's imports of invoices and of credit memos recognise by themselves.
+//! What QuickBooks Online's imports of invoices and of credit memos recognise by themselves. Credit memos have an import of their
+//! own, and so positive amounts: Intuit's help on importing credit notes,
+//! <https://quickbooks.intuit.com/learn-support/en-us/help-articles/how-to-import-credit-notes/00/332855>.
 
 use futures::FutureExt;
 

@@ -1,5 +1,6 @@
 //! Xero's template for sales invoices; amounts exclude tax, which is to be chosen when the file is imported. The same template
-//! takes credit notes: what comes to less than nothing becomes one.
+//! takes credit notes, as invoices with negative amounts: Xero's help on importing invoices, bills and credit notes,
+//! <http://help.xero.com/Help/Accounts_InvoiceImport.htm>.
 
 use futures::FutureExt;
 
