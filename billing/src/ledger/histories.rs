@@ -1,8 +1,8 @@
 //! A customer's whole life in documents: random histories of a subscription, invoiced, and random doings of finance in between
-//! (payments, credit notes of every kind, refunds, disputes, write-offs, voids). After every step the books balance and every
+//! (payments, credit notes of every kind, refunds, disputes, write-offs, voids; coupons; credits bought, given and taken back). After every step the books balance and every
 //! account holds what the documents say; in the end all documents together are what was rated.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use farebox_core::ids::{ConsumerId, CreditNoteId, InvoiceId, InvoiceLineId};
@@ -12,13 +12,15 @@ use proptest::prelude::*;
 
 use super::Account;
 use super::derive::{DisputeFacts, FactLine, Facts, Fate, Journal, NoteFacts, RefundFacts, journals};
+use super::prepaid::{Movement, accounts};
 use crate::credit_notes::derive::{Credited, Part, some, sums, whole};
+use crate::credits::GrantKind;
 use crate::invoices::{Invoice, InvoiceLine, InvoiceTax};
-use crate::rating::invoice::{Credit, Terms, invoice};
-use crate::rating::plan::Decimal;
+use crate::rating::invoice::{Credit, Discount, Off, Terms, invoice};
+use crate::rating::plan::{Amounts, Decimal};
 use crate::rating::tax::{TaxPer, TaxRate};
 use crate::rating::{Line, LineKind};
-use crate::subscriptions::histories::{Act, PLANS, World, act};
+use crate::subscriptions::histories::{Act, PLANS, World, act, calls};
 
 const ZONE: chrono_tz::Tz = chrono_tz::Europe::Berlin;
 /// Less is carried to the next invoice.
@@ -49,6 +51,19 @@ enum Deed {
     Dispute {
         won: bool,
     },
+    /// Off so many invoices to come: percent, or so many cents.
+    Redeem {
+        percent: Option<i64>,
+        cents: i64,
+        invoices: usize,
+    },
+    /// Credits used before tax.
+    Grant {
+        paid: bool,
+        cents: i64,
+    },
+    /// What is left of the last grant.
+    TakeBack,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +83,10 @@ fn deed() -> impl Strategy<Value = Deed> {
         2 => to().prop_map(Deed::CreditAll),
         2 => Just(Deed::VoidNote),
         1 => any::<bool>().prop_map(|won| Deed::Dispute { won }),
+        1 => (prop::option::of(1_i64..=100), 1_i64..5000, 1_usize..4)
+            .prop_map(|(percent, cents, invoices)| Deed::Redeem { percent, cents, invoices }),
+        2 => (any::<bool>(), 1_i64..8000).prop_map(|(paid, cents)| Deed::Grant { paid, cents }),
+        1 => Just(Deed::TakeBack),
     ]
 }
 
@@ -78,12 +97,26 @@ struct Issued {
     credited: Credited,
     parts: HashMap<CreditNoteId, Vec<Part>>,
     taken_over: bool,
+    /// By grant, what it used of credits and was not given back.
+    used: Vec<(usize, i64)>,
     books: Vec<Journal>,
+}
+
+struct Grant {
+    kind: GrantKind,
+    amount: i64,
+    left: i64,
+    taken_back: i64,
 }
 
 #[derive(Default)]
 struct Ledger {
     issued: Vec<Issued>,
+    grants: Vec<Grant>,
+    /// What is booked of grants' movements.
+    prepaid: BTreeMap<Account, i64>,
+    /// Each with how many invoices it is still for.
+    coupons: Vec<(Off, usize)>,
     /// Credits for money already taxed.
     balance: i64,
     cash: i64,
@@ -111,16 +144,33 @@ impl Ledger {
             per: TaxPer::Line,
             note: None,
         };
-        let credits = vec![Credit {
-            id: "b".to_owned(),
-            name: "Balance".to_owned(),
-            left: money(self.balance),
-            taxed: true,
+        let credit = |id: String, left: i64, taxed: bool| Credit {
+            id,
+            name: "Credits".to_owned(),
+            left: money(left),
+            taxed,
             prices: Vec::new(),
             lines: None,
-        }];
-        let rated = invoice(lines, &Terms { discounts: Vec::new(), credits, tax: Some(rate) }, usd()).expect("rates");
-        self.balance -= rated.credits.iter().map(|(_, used)| used.minor).sum::<i64>();
+        };
+        let granted = self.grants.iter().enumerate().map(|(n, grant)| credit(n.to_string(), grant.left, false));
+        let credits = granted.chain([credit("b".to_owned(), self.balance, true)]).collect();
+        let discounts = self.coupons.iter_mut().enumerate().filter(|(_, (_, left))| *left > 0).map(|(n, (off, left))| {
+            *left -= 1;
+            Discount { id: n.to_string(), name: "Coupon".to_owned(), off: off.clone(), prices: Vec::new(), lines: None }
+        });
+        let discounts = discounts.collect();
+        let rated = invoice(lines, &Terms { discounts, credits, tax: Some(rate) }, usd()).expect("rates");
+        let mut used = Vec::new();
+        for (id, amount) in &rated.credits {
+            match id.parse::<usize>() {
+                Err(_) => self.balance -= amount.minor,
+                Ok(grant) => {
+                    self.grants[grant].left -= amount.minor;
+                    self.post(grant, ("balance", "used"), amount.minor);
+                    used.push((grant, amount.minor));
+                }
+            }
+        }
         let carried = rated.total.minor < 0 || (rated.total.minor > 0 && rated.total.minor < SMALLEST);
         let lines: Vec<_> = (0..).zip(rated.lines).map(|(position, rated)| stored(position, rated)).collect();
         let facts = lines.iter().enumerate().map(|(index, line)| FactLine {
@@ -149,11 +199,59 @@ impl Ledger {
         let mut invoice = crate::credit_notes::derive::tests::invoice(&[]);
         (invoice.id, invoice.currency, invoice.total, invoice.subtotal, invoice.tax) = (id, usd(), rated.total, rated.subtotal, rated.tax);
         invoice.lines = lines;
-        self.issued.push(Issued { invoice, facts, credited: Credited::new(), parts: HashMap::new(), taken_over: false, books: Vec::new() });
+        self.issued.push(Issued {
+            invoice,
+            facts,
+            credited: Credited::new(),
+            parts: HashMap::new(),
+            taken_over: false,
+            used,
+            books: Vec::new(),
+        });
     }
 
-    /// What finance does about an invoice, where its state allows it.
+    /// Books what moves of a grant.
+    fn post(&mut self, grant: usize, (from, to): (&str, &str), amount: i64) {
+        let movement = Movement { kind: self.grants[grant].kind, rolled: false, taxed: false, from, to };
+        if let Some((debit, credit)) = accounts(movement) {
+            *self.prepaid.entry(debit).or_default() += amount;
+            *self.prepaid.entry(credit).or_default() -= amount;
+        }
+    }
+
+    /// As [`crate::credits::give_back`].
+    fn give_back(&mut self, of: usize) {
+        for (grant, amount) in std::mem::take(&mut self.issued[of].used) {
+            self.grants[grant].left += amount;
+            self.post(grant, ("used", "balance"), amount);
+        }
+    }
+
+    /// What finance does: about nobody's invoice, or about one, where its state allows it.
     fn act(&mut self, of: usize, deed: &Deed, at: DateTime<Utc>) {
+        match deed {
+            Deed::Redeem { percent, cents, invoices } => {
+                let off = match percent {
+                    Some(percent) => Off::Share(Decimal(BigDecimal::from(*percent) / BigDecimal::from(100))),
+                    None => Off::Fixed(Amounts::of(usd(), money(*cents).to_decimal())),
+                };
+                return self.coupons.push((off, *invoices));
+            }
+            Deed::Grant { paid, cents } => {
+                let kind = if *paid { GrantKind::Paid } else { GrantKind::Promotional };
+                self.grants.push(Grant { kind, amount: *cents, left: *cents, taken_back: 0 });
+                return self.post(self.grants.len() - 1, ("granted", "balance"), *cents);
+            }
+            Deed::TakeBack => {
+                if let Some(last) = self.grants.len().checked_sub(1) {
+                    let left = std::mem::take(&mut self.grants[last].left);
+                    self.grants[last].taken_back += left;
+                    self.post(last, ("balance", "voided"), left);
+                }
+                return;
+            }
+            _ => {}
+        }
         let count = self.issued.len();
         let Some(own) = self.issued.get_mut(of % count.max(1)).filter(|own| !own.facts.carried && own.facts.total.minor > 0) else {
             return;
@@ -179,6 +277,7 @@ impl Ledger {
             {
                 own.facts.fate = Fate::Void(at);
                 self.balance -= own.invoice.lines.iter().filter(|l| l.kind == LineKind::Credit).map(|l| l.amount.minor).sum::<i64>();
+                self.give_back(of % count);
             }
             (Deed::Dispute { won }, Fate::Paid(_)) if own.facts.disputes.is_empty() && due > 0 => {
                 let id = format!("du_{}", own.facts.invoice);
@@ -270,6 +369,9 @@ impl Ledger {
         if own.facts.fate == Fate::Open && open == own.facts.total.minor {
             own.facts.fate = Fate::Paid(at);
         }
+        if notes(&own.facts).map(|note| note.total.minor).sum::<i64>() == own.facts.total.minor {
+            self.give_back(of);
+        }
     }
 
     fn book(&mut self) -> Result<(), TestCaseError> {
@@ -287,7 +389,8 @@ impl Ledger {
 
     fn account(&self, account: Account) -> i64 {
         let postings = self.issued.iter().flat_map(|own| &own.books).flat_map(|journal| &journal.postings);
-        postings.filter(|posting| posting.account == account).map(|posting| posting.amount.minor).sum()
+        let booked: i64 = postings.filter(|posting| posting.account == account).map(|posting| posting.amount.minor).sum();
+        booked + self.prepaid.get(&account).copied().unwrap_or_default()
     }
 
     /// Every account against what the documents say.
@@ -302,6 +405,14 @@ impl Ledger {
         let net = |lines: &[FactLine]| lines.iter().filter(|line| line.settles.is_none()).map(|line| line.net.minor).sum::<i64>();
         let sold: i64 = live().map(|own| net(&own.facts.lines) - notes(&own.facts).map(|note| net(&note.lines)).sum::<i64>()).sum();
         let tax: i64 = live().map(|own| own.facts.tax.minor - notes(&own.facts).map(|note| note.tax.minor).sum::<i64>()).sum();
+        // Of what was bought: paid, owed, and earned by its use.
+        let paid = || self.grants.iter().filter(|grant| grant.kind == GrantKind::Paid);
+        let (bought, left) = (paid().map(|g| g.amount - g.taken_back).sum::<i64>(), paid().map(|g| g.left).sum::<i64>());
+        for (n, grant) in self.grants.iter().enumerate() {
+            let used: i64 = self.issued.iter().flat_map(|own| &own.used).filter(|(of, _)| *of == n).map(|(_, amount)| amount).sum();
+            prop_assert_eq!(grant.amount, grant.left + used + grant.taken_back, "a grant is somewhere");
+            prop_assert!(grant.left >= 0);
+        }
         let books = [
             self.account(Account::Receivable),
             self.account(Account::CustomerCredit),
@@ -311,7 +422,10 @@ impl Ledger {
             self.account(Account::BadDebt),
             self.account(Account::Disputed),
         ];
-        prop_assert_eq!(books, [receivable, owed - self.balance, -sold, -tax, self.cash, self.given_up, 0]);
+        prop_assert_eq!(
+            books,
+            [receivable, owed - self.balance - left, -sold - (bought - left), -tax, self.cash + bought, self.given_up, 0]
+        );
         Ok(())
     }
 }
@@ -376,10 +490,10 @@ proptest! {
     fn the_books_hold_what_the_documents_say_after_every_step(
         first in 0..PLANS.len(),
         steps in prop::collection::vec((1_i64..40 * 24 * 60, act(), prop::collection::vec((0_usize..50, deed()), 0..5)), 0..8),
-        calls in prop::collection::vec((0_i64..300 * 24 * 60, 0_i64..50 * 24 * 60), 0..40),
+        calls in calls(300, 40),
     ) {
         let zero: DateTime<Utc> = "2026-01-01T00:00:00Z".parse().expect("a time");
-        let calls = calls.into_iter().map(|(at, late)| (zero + TimeDelta::minutes(at), zero + TimeDelta::minutes(at + late))).collect();
+        let calls = calls.into_iter().map(|call| call.since(zero)).collect();
         let (mut world, mut ledger) = (World::new(zero, first, calls), Ledger::default());
         let mut at = zero;
         let close = |world: &mut World, ledger: &mut Ledger, now: DateTime<Utc>| {
@@ -403,7 +517,15 @@ proptest! {
         close(&mut world, &mut ledger, zero + TimeDelta::days(900))?;
         // All invoices, void ones too, came to what was rated; and what was rated is what it was worth, within the named
         // roundings: that is the other property.
-        let net = |own: &Issued| own.facts.lines.iter().filter(|line| line.settles.is_none()).map(|line| line.net.minor).sum::<i64>();
-        prop_assert_eq!(ledger.issued.iter().map(net).sum::<i64>(), world.total);
+        let rated = |own: &Issued| {
+            let lines = own.invoice.lines.iter().filter(|line| !matches!(line.kind, LineKind::Carried | LineKind::Credit));
+            lines.map(|line| line.amount.minor).sum::<i64>()
+        };
+        prop_assert_eq!(ledger.issued.iter().map(rated).sum::<i64>(), world.total);
+        for own in &ledger.issued {
+            let credits: i64 = own.invoice.lines.iter().map(|line| line.credit.minor).sum();
+            let used: i64 = own.used.iter().map(|(_, amount)| amount).sum();
+            prop_assert!(used == credits || used == 0, "an invoice took {credits}, of which {used} are left to it");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Random histories of a subscription against a model: whatever changes when, and however late usage becomes known, all
+//! Random histories of a subscription against a model: whatever changes when, and however late usage becomes known or is taken back, all
 //! documents together come to what fees and usage are worth by definition, within half a minor unit for each fee line.
 
 use std::collections::BTreeMap;
@@ -58,13 +58,37 @@ fn usd() -> Currency {
     "USD".parse().expect("a currency")
 }
 
+/// When a call happened, when it became known, and when it was taken back.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    at: DateTime<Utc>,
+    known: DateTime<Utc>,
+    gone: Option<DateTime<Utc>>,
+}
+
+/// The same in minutes, each since the one before.
+#[derive(Debug, Clone)]
+pub(crate) struct Minutes(i64, i64, Option<i64>);
+
+impl Minutes {
+    pub fn since(self, zero: DateTime<Utc>) -> Call {
+        let after = |minutes| zero + TimeDelta::minutes(minutes);
+        Call { at: after(self.0), known: after(self.0 + self.1), gone: self.2.map(|gone| after(self.0 + self.1 + gone)) }
+    }
+}
+
+/// At most so many, in so many days; some weeks late, some taken back after weeks.
+pub(crate) fn calls(days: i64, most: usize) -> impl Strategy<Value = Vec<Minutes>> {
+    let (day, gone) = (24 * 60, prop::option::weighted(0.25, 0_i64..60 * 24 * 60));
+    prop::collection::vec((0..days * day, 0..50 * day, gone).prop_map(|(at, late, gone)| Minutes(at, late, gone)), 0..most)
+}
+
 pub(crate) struct World {
     subscription: Subscription,
     paused: Option<PlanVersionId>,
     ids: Vec<PlanVersionId>,
     plans: Plans,
-    /// When each call happened, and when it became known.
-    calls: Vec<(DateTime<Utc>, DateTime<Utc>)>,
+    calls: Vec<Call>,
     billed: Vec<BilledFee>,
     usage: Vec<BilledLine>,
     closed: Vec<Period>,
@@ -75,7 +99,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub fn new(start: DateTime<Utc>, first: usize, calls: Vec<(DateTime<Utc>, DateTime<Utc>)>) -> Self {
+    pub fn new(start: DateTime<Utc>, first: usize, calls: Vec<Call>) -> Self {
         let ids: Vec<_> = PLANS.iter().map(|_| PlanVersionId::new()).collect();
         let plan = |yaml: &&str| crate::catalog::parse_plan(yaml, usd()).expect("a plan").0;
         let subscription = Subscription {
@@ -165,7 +189,8 @@ impl World {
     }
 
     fn count(&self, wanted: &Wanted, known: DateTime<Utc>) -> Usage {
-        let calls = self.calls.iter().filter(|(time, known_at)| wanted.stretch.contains(*time) && *known_at <= known).count();
+        let there = |call: &&Call| call.known <= known && call.gone.is_none_or(|gone| gone > known);
+        let calls = self.calls.iter().filter(|call| wanted.stretch.contains(call.at)).filter(there).count();
         Usage::of(BigDecimal::from(calls as u64))
     }
 
@@ -274,11 +299,11 @@ proptest! {
     fn all_documents_come_to_what_it_was_worth(
         first in 0..PLANS.len(), start in 0_i64..60 * 24 * 60,
         acts in prop::collection::vec((1_i64..40 * 24 * 60, act()), 0..10),
-        calls in prop::collection::vec((0_i64..400 * 24 * 60, 0_i64..50 * 24 * 60), 0..60),
+        calls in calls(400, 60),
     ) {
         let zero: DateTime<Utc> = "2026-01-01T00:00:00Z".parse().expect("a time");
         let start = zero + TimeDelta::minutes(start);
-        let calls = calls.into_iter().map(|(at, late)| (zero + TimeDelta::minutes(at), zero + TimeDelta::minutes(at + late))).collect();
+        let calls = calls.into_iter().map(|call| call.since(zero)).collect();
         let mut world = World::new(start, first, calls);
         let mut at = start;
         for (after, act) in acts {
