@@ -158,7 +158,8 @@ pub(crate) async fn insert(
     let made = sqlx::query!(
         "INSERT INTO credit_grants (id, workspace_id, consumer_id, name, kind, currency, amount_minor, balance_minor, taxed, priority, effective_at,
                                     expires_at, rollover_minor, rollover_days, rolled_from, created_at, subscription_id, period_start, plan_version_id, prices)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, 0, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)
+         SELECT $1, $2, $3, $4, $5, $6, $7, 0, $8, $9, $10, $11, $12, $13, $14, $15::timestamptz + make_interval(secs => w.clock_ahead_s), $16, $17, $18, $19
+         FROM workspaces w WHERE w.id = $2
          ON CONFLICT (subscription_id, period_start, name) WHERE period_start IS NOT NULL AND NOT withdrawn DO NOTHING",
         id.as_str(),
         ws.as_str(),
@@ -204,7 +205,7 @@ pub(crate) async fn withdraw(conn: &mut PgConnection, ws: &WorkspaceId, id: &Gra
     Ok(Money::new(used, voided.currency))
 }
 
-/// Moves an amount; the grant's balance follows.
+/// Moves an amount, by the workspace's clock; the grant's balance follows.
 async fn post(
     conn: &mut PgConnection,
     ws: &WorkspaceId,
@@ -217,7 +218,8 @@ async fn post(
         return Ok(());
     }
     sqlx::query!(
-        "INSERT INTO credit_entries (workspace_id, grant_id, from_account, to_account, amount_minor, invoice_id, at) VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        "INSERT INTO credit_entries (workspace_id, grant_id, from_account, to_account, amount_minor, invoice_id, at)
+         SELECT $1, $2, $3, $4, $5, $6, $7::timestamptz + make_interval(secs => w.clock_ahead_s) FROM workspaces w WHERE w.id = $1",
         ws.as_str(),
         grant.as_str(),
         from,
@@ -347,8 +349,9 @@ pub(crate) async fn burn(
 pub(crate) async fn give_back(conn: &mut PgConnection, ws: &WorkspaceId, invoice: &InvoiceId) -> Result<(), BillingError> {
     sqlx::query!(
         "INSERT INTO credit_entries (workspace_id, grant_id, from_account, to_account, amount_minor, invoice_id, at)
-         SELECT workspace_id, grant_id, 'used', 'balance', amount_minor, invoice_id, $3 FROM credit_entries
-         WHERE workspace_id = $1 AND invoice_id = $2 AND to_account = 'used' ORDER BY grant_id
+         SELECT e.workspace_id, e.grant_id, 'used', 'balance', e.amount_minor, e.invoice_id, $3::timestamptz + make_interval(secs => w.clock_ahead_s)
+         FROM credit_entries e JOIN workspaces w ON w.id = e.workspace_id
+         WHERE e.workspace_id = $1 AND e.invoice_id = $2 AND e.to_account = 'used' ORDER BY e.grant_id
          ON CONFLICT DO NOTHING",
         ws.as_str(),
         invoice.as_str(),
@@ -367,9 +370,14 @@ pub async fn void(conn: &mut PgConnection, ws: &WorkspaceId, id: &GrantId) -> Re
             .await?;
     let row = row.ok_or(BillingError::NotFound("grant"))?;
     post(conn, ws, id, ("balance", "voided"), row.balance_minor, None).await?;
-    sqlx::query!("UPDATE credit_grants SET closed_at = coalesce(closed_at, $2) WHERE id = $1", id.as_str(), clock::now())
-        .execute(&mut *conn)
-        .await?;
+    sqlx::query!(
+        "UPDATE credit_grants g SET closed_at = coalesce(g.closed_at, $2::timestamptz + make_interval(secs => w.clock_ahead_s))
+         FROM workspaces w WHERE g.id = $1 AND w.id = g.workspace_id",
+        id.as_str(),
+        clock::now()
+    )
+    .execute(&mut *conn)
+    .await?;
     get(conn, ws, id).await?.ok_or(BillingError::NotFound("grant"))
 }
 

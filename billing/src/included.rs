@@ -200,6 +200,7 @@ async fn give(
                 kind: GrantKind::Included,
                 meter: meter.clone(),
                 units: left.clone(),
+                price: None,
                 priority: included.priority,
                 effective_at: due.from,
                 expires_at: due.expires_at,

@@ -436,10 +436,11 @@ pub async fn by_stripe_id(conn: &mut PgConnection, workspace: &WorkspaceId, stri
     .await?)
 }
 
-/// Paid at `at`. False when it was paid or void before: the news came twice, or late.
+/// Paid at `at`, or when it was issued if that is later: a payment provider knows nothing of a test clock. False when it was paid or void before: the news came twice, or late.
 pub async fn mark_paid(conn: &mut PgConnection, workspace: &WorkspaceId, id: &InvoiceId, at: DateTime<Utc>) -> Result<bool, BillingError> {
     let done = sqlx::query!(
-        "UPDATE invoices SET state = 'paid', paid_at = $3, closed_at = $3 WHERE workspace_id = $1 AND id = $2 AND state IN ('issued', 'uncollectible')",
+        "UPDATE invoices SET state = 'paid', paid_at = greatest($3, issued_at), closed_at = greatest($3, issued_at)
+         WHERE workspace_id = $1 AND id = $2 AND state IN ('issued', 'uncollectible')",
         workspace.as_str(),
         id.as_str(),
         at
@@ -449,11 +450,11 @@ pub async fn mark_paid(conn: &mut PgConnection, workspace: &WorkspaceId, id: &In
     Ok(done.rows_affected() == 1)
 }
 
-/// Void at `at`: it stands, nothing is owed, and the prepaid credits and units it took are given back. False when it was paid or void before.
+/// Void at `at`, as [`mark_paid`] has it: it stands, nothing is owed, and the prepaid credits and units it took are given back. False when it was paid or void before.
 pub async fn mark_void(conn: &mut PgConnection, workspace: &WorkspaceId, id: &InvoiceId, at: DateTime<Utc>) -> Result<bool, BillingError> {
     let mut transaction = conn.begin().await?;
     let done = sqlx::query!(
-        "UPDATE invoices SET state = 'void', closed_at = $3 WHERE workspace_id = $1 AND id = $2 AND state IN ('issued', 'uncollectible')",
+        "UPDATE invoices SET state = 'void', closed_at = greatest($3, issued_at) WHERE workspace_id = $1 AND id = $2 AND state IN ('issued', 'uncollectible')",
         workspace.as_str(),
         id.as_str(),
         at
@@ -468,7 +469,7 @@ pub async fn mark_void(conn: &mut PgConnection, workspace: &WorkspaceId, id: &In
     Ok(done.rows_affected() == 1)
 }
 
-/// Given up at `at`. False when it was not open.
+/// Given up at `at`, as [`mark_paid`] has it. False when it was not open.
 pub async fn mark_uncollectible(
     conn: &mut PgConnection,
     workspace: &WorkspaceId,
@@ -476,7 +477,7 @@ pub async fn mark_uncollectible(
     at: DateTime<Utc>,
 ) -> Result<bool, BillingError> {
     let done = sqlx::query!(
-        "UPDATE invoices SET state = 'uncollectible', closed_at = $3 WHERE workspace_id = $1 AND id = $2 AND state = 'issued'",
+        "UPDATE invoices SET state = 'uncollectible', closed_at = greatest($3, issued_at) WHERE workspace_id = $1 AND id = $2 AND state = 'issued'",
         workspace.as_str(),
         id.as_str(),
         at

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use farebox_core::App;
-use farebox_core::clock;
 use farebox_core::ids::{SubscriptionId, WorkspaceId};
 use farebox_core::money::{BigDecimal, Currency, Money, plain};
 use farebox_core::period::Period;
@@ -111,7 +110,7 @@ pub async fn preview(app: &App, ws: &WorkspaceId, id: &SubscriptionId) -> Result
     Ok(Preview {
         subscription: subscription.id,
         period,
-        as_of: clock::now(),
+        as_of: workspace.clock.now(),
         currency: rated.currency,
         lines: shown.collect(),
         credits,

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use chrono::TimeDelta;
+use farebox_billing::close;
 use farebox_billing::invoices::{self, Invoice};
 use farebox_core::period::Period;
 use farebox_metering::store::{self, EventRow};
@@ -10,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::billing::{lines, month};
 use crate::harness::Suite;
-use crate::seller::Seller;
+use crate::seller::{Seller, day, months_to_come};
 
 const MAPS: &str = r#"  - {name: mapper, product: maps, version: 1, prices: [{name: Maps, model: flat, amount: "10"}, {name: Calls, model: per_unit, meter: requests, unit_amount: "2"}]}
   - {name: weekly, product: weeks, version: 1, interval: week, prices: [{name: Week, model: flat, billed: in_arrears, amount: "7"}]}
@@ -168,4 +170,69 @@ pub async fn what_ends_apart_or_cannot_be_priced(suite: &Suite) {
     .expect("PostgreSQL");
     assert_eq!(parts, [], "no period is invoiced twice");
     assert_ne!(report, Value::Null);
+}
+
+/// A threshold is the consumer's where one invoice is for all: what all of them used reaches the lowest of their plans', as often as
+/// it takes, and the period's own invoice takes it off. By subscription none of these would have been reached.
+pub async fn a_threshold_is_reached_by_all_together(suite: &Suite) {
+    let plans = format!(
+        "{MAPS}  - {{name: metered, version: 1, terms: {{threshold: 10}}, prices: [{{name: R, model: per_unit, meter: requests, unit_amount: 1}}]}}\n  - {{name: charted, product: maps, version: 1, terms: {{threshold: 12}}, prices: [{{name: M, model: per_unit, meter: requests, unit_amount: 1}}]}}\n"
+    );
+    let (first, _) = months_to_come();
+    let from = first.start.format("%Y-%m-%dT%H:%M:%SZ");
+    let consumer = |name: &str| {
+        format!(
+            "  - {{name: {name}, subjects: [{name}], subscriptions: [{{plan: metered, from: {from}}}, {{plan: charted, from: {from}}}]}}\n"
+        )
+    };
+    let seller = Seller::new(suite, "", "  []\n").await;
+    let apis = "apis:\n  - {name: maps, product: maps, versions: [{name: v1}]}\n";
+    let catalogue = seller.catalogue(&plans, &format!("{}{}", consumer("c"), consumer("each"))).replace("apis:\n", apis);
+    seller.apply(&catalogue.replace("name: c, ", "name: c, billing: {consolidated: true}, ")).await;
+    let week = |n: i64| Period { start: day(first, 7 * n), end: day(first, 7 * (n + 1)) };
+    let thresholds = async || {
+        let workspace = farebox_core::workspace::by_id(&mut *suite.app.pg.acquire().await.expect("PostgreSQL"), &seller.business.ws).await;
+        let workspace = workspace.expect("PostgreSQL").expect("is there");
+        close::bill_thresholds(&suite.app, &workspace).await.expect("looked");
+    };
+    for n in 0..3 {
+        for name in ["c", "each"] {
+            seller.usage(name, week(n), 3).await;
+            if n < 2 {
+                maps(&seller, name, week(n), 3).await;
+            }
+        }
+        seller.advance_to(week(n).end).await;
+        thresholds().await;
+    }
+    // Six in the first week; twelve after the second.
+    let of = |name: &str, found: &[Invoice]| {
+        found
+            .iter()
+            .filter(|invoice| invoice.buyer["name"] == name)
+            .map(|invoice| (invoice.kind.clone(), titles(invoice)))
+            .collect::<Vec<_>>()
+    };
+    let found = seller.invoices().await;
+    assert_eq!(of("c", &found), [("threshold".to_owned(), vec!["metered: R 6.00".to_owned(), "maps, charted: M 6.00".to_owned()])]);
+    assert_eq!(of("each", &found), [], "nine of 10, and six of 12");
+    maps(&seller, "c", week(3), 8).await;
+    seller.advance_to(week(3).end).await;
+    thresholds().await;
+    maps(&seller, "c", week(3), 8).await;
+    thresholds().await;
+    seller.usage("c", week(3), 2).await;
+    seller.advance_to(first.end + TimeDelta::minutes(10)).await;
+    seller.close(first).await;
+    let found = of("c", &seller.invoices().await);
+    assert_eq!(
+        found[1..],
+        [
+            ("threshold".to_owned(), vec!["metered: R 3.00".to_owned(), "maps, charted: M 8.00".to_owned()]),
+            ("regular".to_owned(), vec!["metered: R 2.00".to_owned(), "maps, charted: M 8.00".to_owned()])
+        ]
+    );
+    for invoice in seller.invoices().await.iter().filter(|invoice| invoice.kind == "regular") {
+        assert_eq!(seller.get(&format!("invoices/{}/audit", invoice.id)).await["equal"], json!(true));
+    }
 }

@@ -1,6 +1,9 @@
 //! Credits that a plan's periods come with, and credits in units of a meter, through the front door.
 
-use chrono::TimeDelta;
+use std::collections::BTreeSet;
+
+use bigdecimal::BigDecimal;
+use chrono::{DateTime, TimeDelta, Utc};
 use farebox_billing::invoices::Invoice;
 use farebox_billing::subscriptions;
 use farebox_core::period::Period;
@@ -8,6 +11,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::billing::{lines, month, utc};
+use crate::finance::{decimal, rows};
 use crate::harness::Suite;
 use crate::seller::{Seller, day, months_to_come};
 
@@ -269,6 +273,115 @@ pub async fn units_cover_usage_in_the_order_of_the_ledger(suite: &Suite) {
     assert!(overdrawn.bind(seller.business.ws.as_str()).execute(&suite.app.pg).await.is_err(), "never below zero");
 }
 
+/// What is in an account by the journal, without what did not move, and every day on which it moved.
+async fn account(seller: &Seller<'_>, name: &str) -> (BigDecimal, BTreeSet<String>) {
+    let (_, postings) = rows(&seller.tenant, "journal", "from=2026-01-01&to=2030-01-01").await;
+    let own: Vec<_> = postings.iter().filter(|posting| posting["account"] == name && posting["debit"] != posting["credit"]).collect();
+    let sum = own.iter().map(|posting| decimal(&posting["debit"]) - decimal(&posting["credit"])).sum::<BigDecimal>();
+    (sum.normalized(), own.iter().map(|posting| posting["booked_on"].clone()).collect())
+}
+
+/// Credits and units that were bought are owed until they are used, expire or are taken back, and are booked on the day it is in
+/// the workspace, which may be ahead of everyone else's. What is booked of units adds up to their price.
+pub async fn what_was_bought_is_booked_by_the_workspaces_clock(suite: &Suite) {
+    let (first, second) = months_to_come();
+    let consumers =
+        format!("  - {{name: a, subjects: [a], subscriptions: [{{plan: bare, from: {}}}]}}\n", first.start.format("%Y-%m-%dT%H:%M:%SZ"));
+    let seller = Seller::new(suite, PLANS, &consumers).await;
+    let a = seller.consumer("a").await;
+    let on = |at: DateTime<Utc>| at.with_timezone(&crate::seller::ZONE).format("%Y-%m-%d").to_string();
+    seller.advance_to(day(first, 10)).await;
+    let pack = json!({ "consumer": a, "name": "Pack", "kind": "paid", "meter": "requests", "units": "30", "price": "100", "currency": "USD",
+        "effective_at": first.start, "expires_at": day(second, 5), "rollover": { "most": "10", "days": 30 } });
+    let pack = seller.post("credits/units", pack).await;
+    assert_eq!((&pack["price"], &pack["currency"]), (&json!("100.00"), &json!("USD")), "{pack}");
+    let money = json!({ "consumer": a, "name": "Money", "kind": "paid", "amount": "5", "currency": "USD", "effective_at": first.start });
+    let money = seller.post("credits", money).await;
+    let bought = BTreeSet::from([on(day(first, 10))]);
+    assert_eq!(account(&seller, "cash").await, (decimal("105"), bought.clone()));
+    assert_eq!(account(&seller, "customer_credit").await, (decimal("-105"), bought.clone()));
+
+    // Seven of thirty are used: 23.33 of 100.00.
+    seller.usage("a", Period { start: first.start, end: day(first, 9) }, 7).await;
+    seller.advance_to(second.start + TimeDelta::minutes(10)).await;
+    seller.close(first).await;
+    assert_eq!(account(&seller, "revenue").await, (decimal("-23.33"), BTreeSet::from([on(second.start + TimeDelta::minutes(10))])));
+    // Ten of the rest go on and are still owed, thirteen are earned by their expiry; then what is left is paid back.
+    seller.advance_to(day(second, 6)).await;
+    seller.close(first).await;
+    assert_eq!(account(&seller, "revenue").await.0, decimal("-66.66"));
+    let all = seller.get("credits/units").await;
+    let rolled = all["data"].as_array().expect("a list").iter().find(|grant| grant["kind"] == json!("rollover")).expect("rolled over");
+    assert_eq!((&rolled["balance"], &rolled["price"]), (&json!("10"), &json!("33.34")), "{rolled}");
+    for (path, grant) in [("credits/units", rolled), ("credits", &money)] {
+        seller.post(&format!("{path}/{}/void", text(&grant["id"])), json!({})).await;
+    }
+    assert_eq!(account(&seller, "cash").await, (decimal("66.66"), BTreeSet::from([on(day(first, 10)), on(day(second, 6))])));
+    assert_eq!(account(&seller, "customer_credit").await.0, decimal("0"));
+    let (_, waterfall) = rows(&seller.tenant, "waterfall", "from=2026-01-01&to=2030-01-01").await;
+    let prepaid: Vec<_> = waterfall.iter().filter(|row| row["source"] == "prepaid").collect();
+    let months = |at: DateTime<Utc>| on(at)[..7].to_owned() + "-01";
+    assert_eq!(prepaid.len(), 1, "{waterfall:?}");
+    assert_eq!(
+        ["issued_month", "earned_month", "revenue"].map(|name| prepaid[0][name].clone()),
+        [months(day(first, 10)), months(day(second, 6)), "66.66".to_owned()]
+    );
+    // By id, entries are dated by the same clock.
+    let entries = seller.get(&format!("credits/units/{}/entries", text(&pack["id"]))).await;
+    let dated: Vec<_> =
+        entries["data"].as_array().expect("a list").iter().map(|e| (text(&e["worth"]), text(&e["at"])[..10].to_owned())).collect();
+    let utc = |at: DateTime<Utc>| at.format("%Y-%m-%d").to_string();
+    let expired = utc(day(second, 6));
+    assert_eq!(
+        dated,
+        [
+            ("100.00", utc(day(first, 10))),
+            ("23.33", utc(second.start + TimeDelta::minutes(10))),
+            ("33.34", expired.clone()),
+            ("43.33", expired)
+        ]
+        .map(|(worth, at)| (worth.to_owned(), at))
+    );
+
+    for (field, wrong) in [
+        ("/price", json!({ "kind": "promotional", "price": "1", "currency": "USD" })),
+        ("/currency", json!({ "kind": "paid", "price": "1" })),
+        ("/price", json!({ "kind": "paid", "currency": "USD" })),
+        ("/price", json!({ "kind": "paid", "price": "0", "currency": "USD" })),
+        ("/price", json!({ "kind": "paid", "price": "1.001", "currency": "USD" })),
+    ] {
+        let mut body = json!({ "consumer": a, "meter": "requests", "units": "1" });
+        body.as_object_mut().expect("an object").extend(wrong.as_object().expect("an object").clone());
+        let (status, answer) = seller.send(Method::POST, "credits/units", &body).await;
+        assert_eq!((status, answer["errors"][0]["pointer"].as_str()), (422, Some(field)), "{body}: {answer}");
+    }
+}
+
+/// Units are of a quantity: where a meter has only prices by value, event or amount they would cover nothing, and are refused.
+pub async fn units_that_could_cover_nothing_are_refused(suite: &Suite) {
+    const BY_VALUE: &str = r#"  - {name: matrix, version: 1, prices: [{name: M, model: matrix, meter: requests, dimension: route, default: "1", values: {"GET /a": "2"}}]}
+"#;
+    let consumer = "  - {name: a, subscriptions: [{plan: matrix, from: 2026-08-01T00:00:00+02:00}]}\n  - {name: b}\n";
+    let seller = Seller::new(suite, BY_VALUE, consumer).await;
+    let grant = async |consumer: &str, meter: &str| {
+        let body = json!({ "consumer": seller.consumer(consumer).await, "kind": "paid", "meter": meter, "units": "1" });
+        seller.send(Method::POST, "credits/units", &body).await
+    };
+    let (status, answer) = grant("a", "requests").await;
+    assert_eq!((status, answer["errors"][0]["pointer"].as_str()), (422, Some("/meter")), "{answer}");
+    assert!(answer["errors"][0]["detail"].as_str().is_some_and(|detail| detail.contains("credits in money")), "{answer}");
+    assert_eq!((grant("a", "calls").await.0, grant("b", "requests").await.0), (201, 201), "a price may come");
+    let id = seller.subscription("a").await;
+    let extra = json!({ "price": { "name": "Extra", "model": "per_unit", "meter": "requests", "unit_amount": "1" }, "from": "2026-08-01T00:00:00+02:00" });
+    seller.post(&format!("subscriptions/{id}/add-ons"), extra).await;
+    assert_eq!(grant("a", "requests").await.0, 201, "what was added takes them");
+    let with = BY_VALUE.replace("version: 1,", "version: 2, terms: {credits: [{name: Some, meter: requests, units: \"5\"}]},");
+    let (status, answer) = seller.catalog("/api/v1/catalog", &seller.catalogue(&(BY_VALUE.to_owned() + &with), consumer)).await;
+    assert_eq!(status, 422, "{answer}");
+    let said = answer["errors"][0]["detail"].as_str().unwrap_or_default();
+    assert!(said.contains("could cover") && answer["errors"][0]["pointer"].as_str().is_some_and(|p| p.contains("credits")), "{answer}");
+}
+
 /// What takes usage away gives its units back, by a credit note's policy too: once.
 pub async fn units_of_usage_that_is_taken_back_are_given_back(suite: &Suite) {
     let consumers = "  - {name: a, subjects: [a], subscriptions: [{plan: bare, from: 2026-08-01T00:00:00+02:00}]}\n  - {name: b, subjects: [b], subscriptions: [{plan: bare, from: 2026-08-01T00:00:00+02:00}]}\n";
@@ -276,7 +389,8 @@ pub async fn units_of_usage_that_is_taken_back_are_given_back(suite: &Suite) {
     let settings = json!({ "close_by_hand": true, "late_days": 400, "late_usage": "credit_note" });
     assert_eq!(seller.send(Method::PUT, "billing-settings", &settings).await.0, 200);
     let a = seller.consumer("a").await;
-    let body = json!({ "consumer": a, "name": "Pack", "kind": "paid", "meter": "requests", "units": "30", "effective_at": "2026-08-01T00:00:00+02:00" });
+    let body = json!({ "consumer": a, "name": "Pack", "kind": "paid", "meter": "requests", "units": "30", "price": "60", "currency": "USD",
+        "effective_at": "2026-08-01T00:00:00+02:00" });
     seller.post("credits/units", body).await;
     let august = month("2026-08");
     seller.usage("a", august, 50).await;
@@ -299,4 +413,7 @@ pub async fn units_of_usage_that_is_taken_back_are_given_back(suite: &Suite) {
     }
     let notes = farebox_billing::credit_notes::of_invoice(&mut conn, &seller.business.ws, &charged.id).await.expect("PostgreSQL");
     assert_eq!(notes.iter().map(|note| note.subtotal.to_string()).collect::<Vec<_>>(), ["20.00"]);
+    // The invoice and its note come to nothing, b has an invoice of its own over 25.00; of the units 25 are earned, five are owed again.
+    let (revenue, owed) = (account(&seller, "revenue").await.0, account(&seller, "customer_credit").await.0);
+    assert_eq!((revenue, owed), (decimal("-75"), decimal("-10")));
 }

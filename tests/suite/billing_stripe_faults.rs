@@ -10,13 +10,14 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use farebox_billing::credit_notes::{self, CreditNote, NewCreditNote, State};
-use farebox_billing::{faults, stripe};
+use farebox_billing::{audit, close, faults, stripe};
 use farebox_core::config::Config;
 use farebox_core::ids::CreditNoteId;
 use farebox_core::{App, workspace};
 use serde_json::json;
 use tokio::process::Command;
 
+use crate::billing::{Business, month, yaml};
 use crate::harness::{Suite, eventually, free_port};
 use crate::stripe::{Shop, assert_one};
 
@@ -102,6 +103,61 @@ async fn billing_that_dies_at(suite: &Suite, app: &App, point: &str) {
     let status =
         tokio::time::timeout(IN_TIME, process.wait()).await.unwrap_or_else(|_| panic!("it did not die at {point}")).expect("a status");
     assert_eq!(status.signal(), Some(SIGABRT), "{point}");
+}
+
+/// A consumer's one invoice for all subscriptions is one at Stripe, whatever step dies: its lines, of both, in one draft; its
+/// payment is one; and it can be derived again.
+pub async fn a_consolidated_invoice_is_one_there(suite: &Suite) {
+    let (app, database) = database_of_its_own(suite, "together").await;
+    let august = month("2026-08");
+    for point in ["stripe.draft.sent", "stripe.lines.sent", "stripe.finalize.stored"] {
+        let business = Business::new(&app, "  []\n").await;
+        let extended = yaml(
+            &business.name,
+            "  - {name: c, email: c@example.com, address: {country: DE}, subjects: [c], billing: {consolidated: true}, subscriptions: [{plan: growth, from: 2026-08-01T00:00:00+02:00}, {plan: mapper, from: 2026-08-01T00:00:00+02:00}]}\n",
+        );
+        let extended = extended.replace("apis:\n", "apis:\n  - {name: maps, product: maps, versions: [{name: v1}]}\n").replace(
+            "plans:\n",
+            "plans:\n  - {name: mapper, product: maps, version: 1, prices: [{name: Maps, model: flat, billed: in_arrears, amount: \"10\"}]}\n",
+        );
+        business.apply(&app, &extended).await.expect("applies");
+        business.send(&app, "c", august, 30, 1).await;
+        let consumer = business.consumer(&mut *app.pg.acquire().await.expect("PostgreSQL"), "c").await;
+        let shop = Shop::of(&app, "together", business.ws.clone(), consumer);
+        shop.connect().await;
+        let report = close::close_period(&app, &business.ws, august).await.expect("closes");
+        assert_eq!(report.problems.len(), 0, "{report:?}");
+        let invoice = business.invoices(&app).await.remove(0).id;
+        billing_that_dies_at(suite, &app, point).await;
+        let ours = eventually(&format!("the push, killed at {point}"), IN_TIME, || async {
+            stripe::workers::run_once(&app).await.expect("PostgreSQL");
+            Some(shop.invoice(&invoice).await).filter(|ours| ours.stripe_id.is_some())
+        })
+        .await;
+        let theirs = shop.at_stripe("invoices").await;
+        assert_eq!(theirs.len(), 1, "{point}");
+        let shown: Vec<_> = theirs[0]["lines"]["data"].as_array().expect("lines").iter().map(|line| line["amount"].as_i64()).collect();
+        // Two months of 49, twenty of 30 calls at 0.50 above the ten that are included, and of the maps' fee the month that is over.
+        assert_eq!(shown, [4900, 4900, 1000, 1000].map(Some), "{point}: {}", theirs[0]);
+        assert_eq!(
+            (theirs[0]["total"].as_i64(), theirs[0]["number"].as_str()),
+            (Some(ours.total.minor), ours.number.as_deref()),
+            "{point}"
+        );
+        assert!(ours.lines.iter().all(|line| line.subscription.is_some()), "each line says whose it is");
+        let said = theirs[0]["lines"]["data"][3]["description"].as_str().unwrap_or_default().to_owned();
+        assert!(said.contains("maps, mapper: Maps"), "Stripe's line names the subscription, too: {said}");
+        assert!(audit::invoice(&app, &business.ws, &invoice).await.expect("audited").equal);
+        let id = ours.stripe_id.as_deref().expect("pushed");
+        shop.in_the_dashboard(&format!("invoices/{id}/pay"), &[("paid_out_of_band", "true")]).await;
+        eventually("the payment", IN_TIME, || async {
+            stripe::poll::poll(&app, &business.ws).await.expect("polled");
+            stripe::events::apply_new(&app).await.expect("applied");
+            Some(shop.invoice(&invoice).await).filter(|ours| ours.state == farebox_billing::invoices::State::Paid)
+        })
+        .await;
+    }
+    drop_database(suite, &app, &database).await;
 }
 
 /// The same for a credit note: one there, one here, and its number once.

@@ -48,6 +48,7 @@ mod metering_flow;
 mod metering_keeping;
 mod metering_meters;
 mod metering_queries;
+mod migrations;
 mod outages;
 mod pages;
 mod pipeline;
@@ -213,6 +214,9 @@ fn main() -> ExitCode {
         billing_credits::what_a_backdated_change_makes_of_credits,
         billing_credits::units_cover_usage_in_the_order_of_the_ledger,
         billing_credits::units_of_usage_that_is_taken_back_are_given_back,
+        billing_credits::what_was_bought_is_booked_by_the_workspaces_clock,
+        billing_credits::units_that_could_cover_nothing_are_refused,
+        migrations::what_a_former_schema_holds_is_kept,
         billing_coupons::the_catalogue_has_coupons,
         billing_edges::currency_jpy_has_no_decimals,
         billing_edges::currency_kwd_has_three_decimals,
@@ -236,11 +240,14 @@ fn main() -> ExitCode {
         billing_edges::refused_a_subscription_that_overlaps,
         billing_edges::refused_a_change_of_a_published_version,
         billing_edges::refused_a_close_with_open_differences,
+        billing_edges::priced_by_how_long_and_how_large,
         billing_consolidated::one_invoice_for_all_whose_periods_end_together,
         billing_consolidated::what_ends_apart_or_cannot_be_priced,
+        billing_consolidated::a_threshold_is_reached_by_all_together,
         billing_faults::killed_at_each_step_of_the_close,
         billing_faults::killed_with_credits_and_one_invoice_for_all,
         billing_stripe_faults::killed_at_each_step_of_the_push,
+        billing_stripe_faults::a_consolidated_invoice_is_one_there,
         billing_stripe_faults::killed_at_each_step_of_a_credit_note,
         billing_stripe_faults::killed_at_each_step_of_a_voiding,
         credit_notes::an_open_invoice_asks_for_less,

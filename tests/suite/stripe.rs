@@ -54,6 +54,12 @@ impl Shop {
         Self { app: app.clone(), workspace, consumer, account, http: reqwest::Client::new() }
     }
 
+    /// Of a consumer of a workspace that is there.
+    pub fn of(app: &App, name: &str, workspace: WorkspaceId, consumer: ConsumerId) -> Self {
+        let account = format!("{}{}", name.replace('-', ""), &workspace.as_str().replace("ws_", "")[12..]);
+        Self { app: app.clone(), workspace, consumer, account, http: reqwest::Client::new() }
+    }
+
     fn key(&self) -> String {
         format!("sk_test_{}_secret", self.account)
     }

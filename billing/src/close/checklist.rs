@@ -379,7 +379,8 @@ async fn compare(app: &App, ws: &WorkspaceId, month: Period) -> Result<(), Billi
         detail = format!("{detail}: {}{}", shown.join(", "), if different.len() > shown.len() { ", …" } else { "" });
     }
     sqlx::query!(
-        "INSERT INTO close_steps (workspace_id, period_start, step, done, detail, ran_at) VALUES ($1, $2, 'compared', $3, $4, $5)
+        "INSERT INTO close_steps (workspace_id, period_start, step, done, detail, ran_at)
+         SELECT $1, $2, 'compared', $3, $4, $5::timestamptz + make_interval(secs => w.clock_ahead_s) FROM workspaces w WHERE w.id = $1
          ON CONFLICT (workspace_id, period_start, step) DO UPDATE SET done = $3, detail = $4, ran_at = $5",
         ws.as_str(),
         month.start,
@@ -417,7 +418,8 @@ pub async fn hard_close(app: &App, ws: &WorkspaceId, month: Period, accept: &[St
         ));
     }
     sqlx::query!(
-        "INSERT INTO hard_closes (workspace_id, period_start, period_end, closed_at, closed_by) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
+        "INSERT INTO hard_closes (workspace_id, period_start, period_end, closed_at, closed_by)
+         SELECT $1, $2, $3, $4::timestamptz + make_interval(secs => w.clock_ahead_s), $5 FROM workspaces w WHERE w.id = $1 ON CONFLICT DO NOTHING",
         ws.as_str(),
         month.start,
         month.end,

@@ -18,7 +18,6 @@ use crate::rating::cycle::Source;
 use crate::rating::plan::Terms;
 use crate::rating::units::Taken;
 use crate::rating::{Line, LineKind, RatedLine};
-use crate::subscriptions::Subscription;
 use crate::{BillingError, coupons, credits, units};
 
 /// An invoice to write: what kind of document it is, and for which period.
@@ -38,14 +37,6 @@ pub struct Sheet<'a> {
     pub consumer: &'a Consumer,
     pub document: Document,
     pub gathered: Gathered,
-}
-
-impl<'a> Sheet<'a> {
-    /// Of one subscription.
-    pub fn of(subscription: &'a Subscription, consumer: &'a Consumer, document: Document, gathered: Gathered) -> Self {
-        let (period, lines, plans) = (document.period, gathered.lines.len(), gathered.plans.clone());
-        Self { parts: vec![Portion { subscription, period, lines, plans }], consolidated: false, consumer, document, gathered }
-    }
 }
 
 /// What became of each.
@@ -291,6 +282,8 @@ fn buyer(consumer: &Consumer, assembled: &Assembled) -> Value {
 /// Those beside the first, which is the invoice's own. That any of them was invoiced before is an error: nothing is written then.
 async fn insert_parts(conn: &mut PgConnection, ws: &WorkspaceId, drafts: &[Draft<'_>]) -> Result<(), BillingError> {
     for draft in drafts.iter().filter(|draft| draft.consolidated) {
+        // Of a regular one every part is the only one of its period.
+        let sequence = if draft.document.kind == "regular" { 0 } else { draft.document.sequence };
         for (n, part) in draft.parts.iter().enumerate() {
             let label = label(part);
             if n == 0 {
@@ -301,14 +294,15 @@ async fn insert_parts(conn: &mut PgConnection, ws: &WorkspaceId, drafts: &[Draft
             }
             sqlx::query!(
                 "INSERT INTO invoice_parts (invoice_id, subscription_id, workspace_id, kind, sequence, period_start, period_end, label)
-                 VALUES ($1, $2, $3, $4, 0, $5, $6, $7)",
+                 VALUES ($1, $2, $3, $4, $8, $5, $6, $7)",
                 draft.id.as_str(),
                 part.subscription.id.as_str(),
                 ws.as_str(),
                 draft.document.kind,
                 part.period.start,
                 part.period.end,
-                label
+                label,
+                sequence
             )
             .execute(&mut *conn)
             .await?;

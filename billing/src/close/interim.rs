@@ -12,28 +12,38 @@ use sqlx::PgConnection;
 
 use super::batch::take;
 use super::draft::{self, Document, Sheet};
-use super::{issue, schedule};
+use super::{issue, schedule, together};
 use crate::credit_notes::late::credit_corrections;
-use crate::gather::{Counter, Counting, Gathered, GatheredLine, Late, Records, Span, corrections, gather_until, note, with_corrections};
+use crate::gather::{
+    Counter, Counting, Gathered, GatheredLine, Late, Portion, Records, Span, corrections, gather_until, note, with_corrections,
+};
 use crate::rating::LineKind;
 use crate::settings::LateUsage;
 use crate::subscriptions::Subscription;
 use crate::{BillingError, plans, settings, subscriptions, units};
 
-/// Invoices the usage of every subscription whose plan has a threshold that was reached. Answers what was issued.
+/// Invoices the usage of every subscription whose plan has a threshold that was reached. Of a consumer with one invoice for all it
+/// is the usage of all of them that reaches the lowest of their thresholds: what is owed grows with each. Answers what was issued.
 pub async fn bill_thresholds(app: &App, workspace: &Workspace) -> Result<Vec<InvoiceId>, BillingError> {
     let now = workspace.clock.now();
-    let ids = sqlx::query_scalar!(
-        r#"SELECT f.subscription_id AS "id: SubscriptionId" FROM subscription_phases f JOIN plan_versions v ON v.id = f.plan_version_id
+    // Groups of one, or of all that a consumer pays for together.
+    let groups = sqlx::query_scalar!(
+        r#"SELECT array_agg(DISTINCT o.id) AS "ids!: Vec<SubscriptionId>"
+           FROM subscription_phases f JOIN plan_versions v ON v.id = f.plan_version_id JOIN subscriptions s ON s.id = f.subscription_id
+           LEFT JOIN consumer_billing b ON b.workspace_id = s.workspace_id AND b.consumer_id = s.consumer_id AND b.consolidated
+           CROSS JOIN LATERAL (
+               SELECT s.id UNION SELECT p.id FROM subscriptions p
+               WHERE b.consolidated AND p.workspace_id = s.workspace_id AND p.consumer_id = s.consumer_id AND p.currency = s.currency) o
            WHERE f.workspace_id = $1 AND v.definition -> 'terms' ? 'threshold' AND NOT f.trial
-             AND f.from_at <= $2 AND (f.to_at IS NULL OR f.to_at > $2)"#,
+             AND f.from_at <= $2 AND (f.to_at IS NULL OR f.to_at > $2)
+           GROUP BY CASE WHEN b.consolidated THEN s.consumer_id || s.currency ELSE s.id END"#,
         workspace.id.as_str(),
         now
     )
     .fetch_all(&mut *app.pg.acquire().await?)
     .await?;
     let mut issued = Vec::new();
-    if ids.is_empty() {
+    if groups.is_empty() {
         return Ok(issued);
     }
     let mut until = now;
@@ -41,46 +51,75 @@ pub async fn bill_thresholds(app: &App, workspace: &Workspace) -> Result<Vec<Inv
         until = until.min(completeness::of(app, &workspace.id).await?.complete_until);
     }
     timelines::sync(app).await?;
-    for id in ids {
-        issued.extend(bill_threshold(app, workspace, &id, floor_minute(until)).await?);
+    for ids in groups {
+        issued.extend(bill_threshold(app, workspace, &ids, floor_minute(until)).await?);
     }
     Ok(issued)
+}
+
+/// A subscription whose period goes on.
+struct Running {
+    subscription: Subscription,
+    span: Span,
+    threshold: Option<Money>,
 }
 
 async fn bill_threshold(
     app: &App,
     workspace: &Workspace,
-    id: &SubscriptionId,
+    ids: &[SubscriptionId],
     at: DateTime<Utc>,
 ) -> Result<Option<InvoiceId>, BillingError> {
     let mut transaction = app.pg.begin().await?;
-    if take(&mut transaction, std::slice::from_ref(id), false).await?.is_empty() {
+    if take(&mut transaction, ids, false).await?.len() < ids.len() {
         return Ok(None);
     }
-    let subscription = subscriptions::lock(&mut transaction, &workspace.id, id).await?;
-    let definitions = plans::of(&mut transaction, &workspace.id, subscription.phases.iter().map(|phase| &phase.plan_version)).await?;
     let close_from = settings::of(&mut transaction, &workspace.id).await?.close_from;
-    let (period, next) = subscription.next_period(&definitions, workspace.time_zone, close_from)?;
-    let threshold =
-        subscription.at(at).and_then(|phase| definitions.get(&phase.plan_version)).and_then(|plan| plan.terms.threshold.clone());
-    let currency = subscriptions::currency_of(&subscription)?;
-    let threshold = threshold.and_then(|amounts| amounts.get(currency).cloned());
-    // Once the period is over its own invoice comes.
-    let (Some(threshold), true) = (threshold, period.contains(at) && period.start < at) else { return Ok(None) };
-    let threshold = Money::round(&threshold, currency)?;
-    let span = Span { period, next };
+    let mut running = Vec::new();
+    for id in ids {
+        let subscription = subscriptions::lock(&mut transaction, &workspace.id, id).await?;
+        let definitions = plans::of(&mut transaction, &workspace.id, subscription.phases.iter().map(|phase| &phase.plan_version)).await?;
+        let (period, next) = subscription.next_period(&definitions, workspace.time_zone, close_from)?;
+        // Once a period is over its own invoice comes.
+        if !period.contains(at) || period.start >= at {
+            continue;
+        }
+        let plan = subscription.at(at).and_then(|phase| definitions.get(&phase.plan_version));
+        let currency = subscriptions::currency_of(&subscription)?;
+        let threshold = plan.and_then(|plan| plan.terms.threshold.as_ref()?.get(currency).cloned());
+        let threshold = threshold.map(|amount| Money::round(&amount, currency)).transpose()?;
+        running.push(Running { subscription, span: Span { period, next }, threshold });
+    }
+    running.sort_by_key(|own| (own.span.period.start, own.subscription.product.clone(), own.subscription.id.clone()));
+    let (Some(first), Some(threshold)) = (running.first(), running.iter().filter_map(|own| own.threshold).min_by_key(|own| own.minor))
+    else {
+        return Ok(None);
+    };
     let counter = Counter::new(app, &workspace.id);
-    let records = Records::load(&mut transaction, workspace, &counter, &[(&subscription, period.start)], true).await?;
-    let quick = gather_until(&counter, &records, workspace, &subscription, span, at, Counting::Quick).await?;
-    if unbilled(&quick)?.minor < threshold.minor {
-        return Ok(None);
+    let of: Vec<_> = running.iter().map(|own| (&own.subscription, own.span.period.start)).collect();
+    let records = Records::load(&mut transaction, workspace, &counter, &of, true).await?;
+    let mut so_far = Vec::new();
+    for counting in [Counting::Quick, Counting::Proven] {
+        let mut purse = records.purse(&first.subscription.consumer);
+        so_far.clear();
+        for own in &running {
+            so_far.push(gather_until(&counter, &records, workspace, &own.subscription, own.span, at, counting, &mut purse).await?);
+        }
+        let unbilled = so_far.iter().map(unbilled).collect::<Result<Vec<_>, _>>()?;
+        if Money::sum(unbilled, threshold.currency)?.minor < threshold.minor {
+            return Ok(None);
+        }
     }
-    let proven = gather_until(&counter, &records, workspace, &subscription, span, at, Counting::Proven).await?;
-    if unbilled(&proven)?.minor < threshold.minor {
-        return Ok(None);
-    }
-    let period = Period { start: period.start, end: at };
-    let draft = write(&mut transaction, workspace, &subscription, "threshold", period, proven).await?;
+    let parts = running.iter().zip(&so_far).filter(|(_, gathered)| !gathered.lines.is_empty()).map(|(own, gathered)| Portion {
+        subscription: &own.subscription,
+        period: Period { start: own.span.period.start, end: at },
+        lines: gathered.lines.len(),
+        plans: gathered.plans.clone(),
+    });
+    let parts: Vec<_> = parts.collect();
+    so_far.retain(|gathered| !gathered.lines.is_empty());
+    let Some(gathered) = together::merged(so_far) else { return Ok(None) };
+    let draft = write(&mut transaction, workspace, "threshold", parts, gathered).await?;
     transaction.commit().await?;
     finish(app, workspace, draft).await
 }
@@ -161,7 +200,8 @@ async fn bill_correction(
         counted,
         units,
     };
-    let draft = write(&mut transaction, workspace, &subscription, "adjustment", period, gathered).await?;
+    let parts = vec![Portion { subscription: &subscription, period, lines: gathered.lines.len(), plans: gathered.plans.clone() }];
+    let draft = write(&mut transaction, workspace, "adjustment", parts, gathered).await?;
     transaction.commit().await?;
     finish(app, workspace, draft).await
 }
@@ -175,22 +215,25 @@ fn whole_of(lines: &[GatheredLine]) -> Option<Period> {
 async fn write(
     conn: &mut PgConnection,
     workspace: &Workspace,
-    subscription: &Subscription,
     kind: &'static str,
-    period: Period,
+    parts: Vec<Portion<'_>>,
     gathered: Gathered,
 ) -> Result<Option<InvoiceId>, BillingError> {
+    let Some((subscription, period)) = parts.first().map(|first| (first.subscription, first.period)) else { return Ok(None) };
     let consumer = consumers::get(conn, &workspace.id, &subscription.consumer).await?.ok_or(BillingError::NotFound("consumer"))?;
+    let (ids, starts): (Vec<_>, Vec<_>) = parts.iter().map(|part| (part.subscription.id.to_string(), part.period.start)).unzip();
     let sequence = sqlx::query_scalar!(
-        r#"SELECT count(*)::int AS "n!" FROM invoices WHERE subscription_id = $1 AND period_start = $2 AND kind = $3"#,
-        subscription.id.as_str(),
-        period.start,
+        r#"SELECT coalesce(max(p.sequence) + 1, 0) AS "n!" FROM unnest($1::text[], $2::timestamptz[]) AS w (id, start)
+           JOIN invoice_parts p ON p.subscription_id = w.id AND p.period_start = w.start AND p.kind = $3"#,
+        &ids,
+        &starts,
         kind
     )
     .fetch_one(&mut *conn)
     .await?;
-    let sheet = Sheet::of(subscription, &consumer, Document { kind, sequence, period }, gathered);
-    draft::write(conn, workspace, sheet, workspace.clock.now()).await
+    let consolidated = kind == "threshold" && settings::of_consumer(conn, &workspace.id, &consumer.id).await?.consolidated;
+    let document = Document { kind, sequence, period };
+    draft::write(conn, workspace, Sheet { parts, consolidated, consumer: &consumer, document, gathered }, workspace.clock.now()).await
 }
 
 /// A draft that is left by a crash is found and issued by the next close.

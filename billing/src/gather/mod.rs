@@ -108,7 +108,7 @@ pub async fn gather(
     let corrections = late::corrections(counter, records, workspace, subscription, counting, late).await?;
     units.extend(cover(records, subscription, &cycle, &mut counted, purse)?);
     lines.extend(usage(records, workspace, subscription, &cycle, &counted)?);
-    lines.extend(sla::lines(counter.app, counter.ws, subscription, &cycle, &counted.used, counting).await?);
+    lines.extend(sla::lines(counter, subscription, &cycle, &counted.used, counting).await?);
     lines.extend(corrections);
     Ok(gathered(subscription, &cycle, lines, noted, units))
 }
@@ -127,6 +127,7 @@ fn cover(
 }
 
 /// The usage of a period so far, until `at`, that is not billed yet: for an invoice within the period.
+#[expect(clippy::too_many_arguments, reason = "those of `gather`, and until when")]
 pub async fn gather_until(
     counter: &Counter<'_>,
     records: &Records,
@@ -135,6 +136,7 @@ pub async fn gather_until(
     span: Span,
     at: DateTime<Utc>,
     counting: Counting,
+    purse: &mut Purse,
 ) -> Result<Gathered, BillingError> {
     let definitions = records.definitions(subscription, &[]);
     let so_far = Span { period: Period { start: span.period.start, end: at }, next: span.next };
@@ -146,7 +148,7 @@ pub async fn gather_until(
     cycle.parts.retain(|part| part.stretch.start < part.stretch.end);
     let mut noted = Vec::new();
     let mut counted = count_all(counter, subscription, &cycle, counting, &mut noted).await?;
-    let units = cover(records, subscription, &cycle, &mut counted, &mut records.purse(&subscription.consumer))?;
+    let units = cover(records, subscription, &cycle, &mut counted, purse)?;
     let mut lines = usage(records, workspace, subscription, &cycle, &counted)?;
     lines.retain(|line| !line.line.amount.is_zero());
     Ok(gathered(subscription, &cycle, lines, noted, units))

@@ -48,7 +48,7 @@ pub async fn settle(pg: &PgPool, ws: &WorkspaceId) -> Result<(), BillingError> {
         }
     }
     let stuck = sqlx::query!(
-        r#"SELECT coalesce('Invoice ' || invoice_id, 'Entry ' || entry_id || ' of prepaid credits') AS "what!", error AS "error!" FROM ledger_pending WHERE workspace_id = $1 AND error IS NOT NULL ORDER BY id LIMIT 1"#,
+        r#"SELECT coalesce('Invoice ' || invoice_id, 'Entry ' || entry_id || ' of prepaid credits', 'Entry ' || unit_entry_id || ' of prepaid units') AS "what!", error AS "error!" FROM ledger_pending WHERE workspace_id = $1 AND error IS NOT NULL ORDER BY id LIMIT 1"#,
         ws.as_str()
     )
     .fetch_optional(pg)
@@ -62,34 +62,45 @@ pub async fn settle(pg: &PgPool, ws: &WorkspaceId) -> Result<(), BillingError> {
     }
 }
 
-/// The invoice that was noted first, of one workspace or of all. False when nothing is noted.
+/// What is to be booked: an invoice, an entry of credits, or one of units.
+struct Noted {
+    id: i64,
+    workspace: WorkspaceId,
+    invoice: Option<InvoiceId>,
+    entry_id: Option<i64>,
+    unit_entry_id: Option<i64>,
+}
+
+/// What was noted first, of one workspace or of all. False when nothing is noted.
 async fn post_one(pg: &PgPool, ws: Option<&WorkspaceId>) -> Result<bool, BillingError> {
     let mut tx = pg.begin().await?;
     // A report waits for what another process is writing; the loop leaves it to that process.
     let next = match ws {
-        Some(ws) => sqlx::query!(
-            r#"SELECT workspace_id AS "workspace: WorkspaceId", invoice_id AS "invoice: InvoiceId", entry_id FROM ledger_pending
+        Some(ws) => sqlx::query_as!(
+            Noted,
+            r#"SELECT id, workspace_id AS "workspace: WorkspaceId", invoice_id AS "invoice: InvoiceId", entry_id, unit_entry_id FROM ledger_pending
                    WHERE workspace_id = $1 AND next_at <= $2 ORDER BY id LIMIT 1 FOR UPDATE"#,
             ws.as_str(),
             clock::now()
         )
         .fetch_optional(&mut *tx)
-        .await?
-        .map(|row| (row.workspace, row.invoice, row.entry_id)),
-        None => sqlx::query!(
-            r#"SELECT workspace_id AS "workspace: WorkspaceId", invoice_id AS "invoice: InvoiceId", entry_id FROM ledger_pending
+        .await?,
+        None => sqlx::query_as!(
+            Noted,
+            r#"SELECT id, workspace_id AS "workspace: WorkspaceId", invoice_id AS "invoice: InvoiceId", entry_id, unit_entry_id FROM ledger_pending
                WHERE next_at <= $1 ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED"#,
             clock::now()
         )
         .fetch_optional(&mut *tx)
-        .await?
-        .map(|row| (row.workspace, row.invoice, row.entry_id)),
+        .await?,
     };
-    let Some((ws, invoice, entry)) = next else { return Ok(false) };
-    let result = match (&invoice, entry) {
-        (Some(invoice), _) => book(&mut tx, &ws, invoice).await,
-        (None, Some(entry)) => prepaid::book(&mut tx, &ws, entry).await,
-        (None, None) => Ok(()),
+    let Some(noted) = next else { return Ok(false) };
+    let result = match &noted {
+        Noted { invoice: Some(invoice), .. } => book(&mut tx, &noted.workspace, invoice).await,
+        Noted { entry_id: Some(entry), .. } => prepaid::book_credits(&mut tx, &noted.workspace, *entry).await,
+        Noted { unit_entry_id: Some(entry), .. } => prepaid::book_units(&mut tx, &noted.workspace, *entry).await,
+        // The database has none without one of them.
+        Noted { .. } => Ok(()),
     };
     let booked = match result {
         // What does not balance is refused here.
@@ -103,12 +114,14 @@ async fn post_one(pg: &PgPool, ws: Option<&WorkspaceId>) -> Result<bool, Billing
         Ok(()) => {}
         Err(error @ BillingError::Database(sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed)) => return Err(error),
         Err(error) => {
-            tracing::error!(?invoice, entry, "what happened cannot be booked and is tried again in minutes: {error}");
+            let Noted { invoice, entry_id, unit_entry_id, .. } = &noted;
+            tracing::error!(?invoice, entry_id, unit_entry_id, "what happened cannot be booked and is tried again in minutes: {error}");
             sqlx::query!(
-                "UPDATE ledger_pending SET next_at = $4, error = $5 WHERE workspace_id = $1 AND (invoice_id = $2 OR entry_id = $3)",
-                ws.as_str(),
+                "UPDATE ledger_pending SET next_at = $4, error = $5
+                 WHERE workspace_id = $1 AND (invoice_id = $2 OR id = $3)",
+                noted.workspace.as_str(),
                 invoice.as_ref().map(InvoiceId::as_str),
-                entry,
+                noted.id,
                 clock::now() + AGAIN,
                 error.to_string()
             )

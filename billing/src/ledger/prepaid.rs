@@ -1,6 +1,6 @@
-//! What becomes of prepaid credits, for the books.
+//! What becomes of prepaid credits and units, for the books.
 //!
-//! Credits that were paid for, or that a credit note keeps for the customer, are owed to the customer until they are used,
+//! Units that were bought are booked as credits are, each entry with what it moves of their price. Credits that were paid for, or that a credit note keeps for the customer, are owed to the customer until they are used,
 //! expire, or are paid back. Those given away are owed to nobody: used before tax they only make a sale smaller. Credits used
 //! after tax settle what is owed on the invoice, which books it; only where they were given away does that cost revenue.
 
@@ -19,17 +19,17 @@ use crate::credits::GrantKind;
 
 /// A movement of a grant.
 #[derive(Debug, Clone, Copy)]
-struct Movement<'a> {
+pub(super) struct Movement<'a> {
     /// Of the grant it comes from, where it was rolled over.
-    kind: GrantKind,
-    rolled: bool,
-    taxed: bool,
-    from: &'a str,
-    to: &'a str,
+    pub kind: GrantKind,
+    pub rolled: bool,
+    pub taxed: bool,
+    pub from: &'a str,
+    pub to: &'a str,
 }
 
 /// Debit and credit; None where nothing is booked, or an invoice or credit note books it.
-fn accounts(movement: Movement<'_>) -> Option<(Account, Account)> {
+pub(super) fn accounts(movement: Movement<'_>) -> Option<(Account, Account)> {
     let owed = matches!(movement.kind, GrantKind::Paid | GrantKind::Balance);
     match (movement.from, movement.to) {
         ("granted", "balance") => {
@@ -47,37 +47,82 @@ fn accounts(movement: Movement<'_>) -> Option<(Account, Account)> {
     }
 }
 
-/// Books an entry of the credits' own ledger, once.
-pub(super) async fn book(conn: &mut PgConnection, ws: &WorkspaceId, entry: i64) -> Result<(), BillingError> {
+/// An entry of a grant's own ledger.
+struct Entry {
+    key: String,
+    /// Of the first grant, where it was rolled over.
+    kind: GrantKind,
+    rolled: bool,
+    taxed: bool,
+    from: String,
+    to: String,
+    amount: i64,
+    currency: String,
+    at: DateTime<Utc>,
+    invoice: Option<InvoiceId>,
+    consumer: ConsumerId,
+    name: String,
+}
+
+/// Books an entry of credits in money, once.
+pub(super) async fn book_credits(conn: &mut PgConnection, ws: &WorkspaceId, entry: i64) -> Result<(), BillingError> {
     sqlx::query!("DELETE FROM ledger_pending WHERE workspace_id = $1 AND entry_id = $2", ws.as_str(), entry).execute(&mut *conn).await?;
-    let row = sqlx::query!(
+    let found = sqlx::query_as!(
+        Entry,
         r#"WITH RECURSIVE origin AS (
                SELECT g.id, g.kind, g.rolled_from FROM credit_grants g JOIN credit_entries e ON e.grant_id = g.id WHERE e.id = $1
                UNION ALL SELECT g.id, g.kind, g.rolled_from FROM credit_grants g JOIN origin o ON g.id = o.rolled_from
            )
-           SELECT e.from_account, e.to_account, e.amount_minor, e.at AS "at: DateTime<Utc>", e.invoice_id AS "invoice: InvoiceId",
-                  g.consumer_id AS "consumer: ConsumerId", g.name, g.currency, g.taxed, g.rolled_from IS NOT NULL AS "rolled!",
-                  (SELECT kind FROM origin WHERE rolled_from IS NULL) AS "kind!: GrantKind"
+           SELECT 'credit_entry/' || e.id AS "key!", (SELECT kind FROM origin WHERE rolled_from IS NULL) AS "kind!: GrantKind",
+                  g.rolled_from IS NOT NULL AS "rolled!", g.taxed, e.from_account AS "from", e.to_account AS "to", e.amount_minor AS amount, g.currency,
+                  e.at, e.invoice_id AS "invoice: InvoiceId", g.consumer_id AS "consumer: ConsumerId", g.name
            FROM credit_entries e JOIN credit_grants g ON g.id = e.grant_id WHERE e.workspace_id = $2 AND e.id = $1"#,
         entry,
         ws.as_str()
     )
     .fetch_one(&mut *conn)
     .await?;
-    let movement = Movement { kind: row.kind, rolled: row.rolled, taxed: row.taxed, from: &row.from_account, to: &row.to_account };
+    book(conn, ws, found).await
+}
+
+/// Books an entry of units that were bought, once.
+pub(super) async fn book_units(conn: &mut PgConnection, ws: &WorkspaceId, entry: i64) -> Result<(), BillingError> {
+    sqlx::query!("DELETE FROM ledger_pending WHERE workspace_id = $1 AND unit_entry_id = $2", ws.as_str(), entry)
+        .execute(&mut *conn)
+        .await?;
+    let found = sqlx::query_as!(
+        Entry,
+        r#"WITH RECURSIVE origin AS (
+               SELECT g.id, g.kind, g.rolled_from FROM unit_grants g JOIN unit_entries e ON e.grant_id = g.id WHERE e.id = $1
+               UNION ALL SELECT g.id, g.kind, g.rolled_from FROM unit_grants g JOIN origin o ON g.id = o.rolled_from
+           )
+           SELECT 'unit_entry/' || e.id AS "key!", (SELECT kind FROM origin WHERE rolled_from IS NULL) AS "kind!: GrantKind",
+                  g.rolled_from IS NOT NULL AS "rolled!", false AS "taxed!", e.from_account AS "from", e.to_account AS "to", e.worth_minor AS amount,
+                  g.price_currency AS "currency!", e.at, e.invoice_id AS "invoice: InvoiceId", g.consumer_id AS "consumer: ConsumerId", g.name
+           FROM unit_entries e JOIN unit_grants g ON g.id = e.grant_id WHERE e.workspace_id = $2 AND e.id = $1"#,
+        entry,
+        ws.as_str()
+    )
+    .fetch_one(&mut *conn)
+    .await?;
+    book(conn, ws, found).await
+}
+
+async fn book(conn: &mut PgConnection, ws: &WorkspaceId, entry: Entry) -> Result<(), BillingError> {
+    let movement = Movement { kind: entry.kind, rolled: entry.rolled, taxed: entry.taxed, from: &entry.from, to: &entry.to };
     let Some((debit, credit)) = accounts(movement) else { return Ok(()) };
-    let currency: Currency = row.currency.parse().map_err(|e| BillingError::unreadable("a grant", e))?;
+    let currency: Currency = entry.currency.parse().map_err(|e| BillingError::unreadable("a grant", e))?;
     let zone = workspace::by_id(conn, ws).await?.ok_or(BillingError::NotFound("workspace"))?.time_zone;
-    let own = |account, minor| Posting { account, amount: Money::new(minor, currency), invoice: row.invoice.clone(), line: None };
+    let own = |account, minor| Posting { account, amount: Money::new(minor, currency), invoice: entry.invoice.clone(), line: None };
     let journal = Journal {
-        key: format!("credit_entry/{entry}"),
+        key: entry.key,
         kind: "balance",
-        booked_on: local_date(row.at, zone),
-        description: format!("{}: {} to {}", row.name, row.from_account, row.to_account.replace('_', " ")),
-        postings: vec![own(debit, row.amount_minor), own(credit, -row.amount_minor)],
+        booked_on: local_date(entry.at, zone),
+        description: format!("{}: {} to {}", entry.name, entry.from, entry.to.replace('_', " ")),
+        postings: vec![own(debit, entry.amount), own(credit, -entry.amount)],
     };
     // Of no invoice: voiding one gives the credits back by an entry of its own.
-    write(conn, ws, None, &row.consumer, currency, &[journal]).await
+    write(conn, ws, None, &entry.consumer, currency, &[journal]).await
 }
 
 #[cfg(test)]

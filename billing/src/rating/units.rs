@@ -42,6 +42,10 @@ pub struct Taken {
     pub units: BigDecimal,
 }
 
+/// Why units cover nothing where a meter has only other prices.
+pub const ONLY_QUANTITIES: &str = "units cover usage that is priced by quantity (per_unit, package, graduated, volume); what is priced by value, \
+                                   event or amount (matrix, percentage, graduated_percentage, pass_through) is covered by credits in money";
+
 /// Models that price one quantity. Others price events, values or money, of which no unit can be taken off.
 pub fn takes_units(price: &Price) -> bool {
     matches!(price.model, Model::PerUnit { .. } | Model::Package { .. } | Model::Graduated { .. } | Model::Volume { .. })

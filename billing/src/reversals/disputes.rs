@@ -73,8 +73,9 @@ pub(crate) async fn apply(app: &App, stripe: &Stripe, ws: &WorkspaceId, id: &str
     sqlx::query!(
         "INSERT INTO disputes (workspace_id, stripe_id, invoice_id, consumer_id, currency, amount_minor, reason, state, respond_by, opened_at,
                                withdrawn_at, closed_at)
-         SELECT $1, $2, id, consumer_id, $4, $5, $6, $7, $8, $9::timestamptz, CASE WHEN $10 THEN $9::timestamptz END, CASE WHEN $11 THEN $12::timestamptz END
-         FROM invoices WHERE workspace_id = $1 AND id = $3
+         SELECT $1, $2, i.id, i.consumer_id, $4, $5, $6, $7, $8, greatest($9, i.issued_at), CASE WHEN $10 THEN greatest($9, i.issued_at) END,
+                CASE WHEN $11 THEN $12::timestamptz + make_interval(secs => w.clock_ahead_s) END
+         FROM invoices i JOIN workspaces w ON w.id = i.workspace_id WHERE i.workspace_id = $1 AND i.id = $3
          ON CONFLICT (workspace_id, stripe_id) DO UPDATE SET state = $7, respond_by = $8,
              withdrawn_at = coalesce(disputes.withdrawn_at, excluded.withdrawn_at), closed_at = coalesce(disputes.closed_at, excluded.closed_at)",
         ws.as_str(),

@@ -70,12 +70,16 @@ pub(crate) async fn record(
     let amount = from_stripe(there.amount, currency)?;
     let created_at = DateTime::from_timestamp(there.created, 0).unwrap_or_else(clock::now);
     let state = there.status.as_deref().filter(|state| STATES.contains(state)).unwrap_or("pending");
+    // Nothing goes back before it was paid: Stripe knows nothing of a test clock.
     sqlx::query!(
         "INSERT INTO refunds (workspace_id, stripe_id, invoice_id, credit_note_id, currency, amount_minor, state, failure, created_at, succeeded_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9::timestamptz, CASE WHEN $7 = 'succeeded' THEN $9::timestamptz END)
+         SELECT $1, $2, i.id, $4, $5, $6, $7, $8, greatest($9, i.paid_at, i.issued_at),
+                CASE WHEN $7 = 'succeeded' THEN greatest($9, i.paid_at, i.issued_at) END
+         FROM invoices i WHERE i.workspace_id = $1 AND i.id = $3
          ON CONFLICT (workspace_id, stripe_id) DO UPDATE SET state = $7, failure = $8, credit_note_id = coalesce(refunds.credit_note_id, $4),
              succeeded_at = coalesce(refunds.succeeded_at, excluded.succeeded_at),
-             failed_at = CASE WHEN $7 IN ('failed', 'canceled') AND refunds.succeeded_at IS NOT NULL THEN coalesce(refunds.failed_at, $10) END",
+             failed_at = CASE WHEN $7 IN ('failed', 'canceled') AND refunds.succeeded_at IS NOT NULL
+                              THEN coalesce(refunds.failed_at, (SELECT $10::timestamptz + make_interval(secs => w.clock_ahead_s) FROM workspaces w WHERE w.id = $1)) END",
         ws.as_str(),
         there.id,
         invoice.as_str(),

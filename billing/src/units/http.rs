@@ -8,7 +8,7 @@ use farebox_core::audit_log;
 use farebox_core::auth::{Caller, Scope};
 use farebox_core::http::{Json, Page, Params};
 use farebox_core::ids::{ConsumerId, GrantId};
-use farebox_core::money::{BigDecimal, decimal_string, plain};
+use farebox_core::money::{BigDecimal, Currency, Money, decimal_string, plain};
 use farebox_core::problem::Problem;
 use farebox_core::workspace;
 use serde::Deserialize;
@@ -18,6 +18,7 @@ use utoipa_axum::routes;
 
 use super::{NewUnitGrant, UnitEntry, UnitGrant, UnitRollover};
 use crate::credits::GrantKind;
+use crate::http::optional_decimal;
 
 pub(crate) fn router(app: &App) -> OpenApiRouter {
     OpenApiRouter::new().routes(routes!(list, grant)).routes(routes!(entries)).routes(routes!(void)).with_state(app.clone())
@@ -62,6 +63,13 @@ struct NewUnits {
     #[serde(with = "decimal_string")]
     #[schema(value_type = String)]
     units: BigDecimal,
+    /// What they were paid for with, all together and without tax, for the books; only of those that are paid.
+    #[serde(default, deserialize_with = "optional_decimal::deserialize")]
+    #[schema(value_type = Option<String>)]
+    price: Option<BigDecimal>,
+    /// Of the price.
+    #[schema(value_type = Option<String>)]
+    currency: Option<Currency>,
     /// Lower is used first.
     #[serde(default)]
     priority: i32,
@@ -105,19 +113,28 @@ async fn grant(
             own.ok_or_else(|| Problem::not_found("workspace"))?.clock.now()
         }
     };
+    let price = match (&new.price, new.currency) {
+        (Some(price), Some(currency)) => Some(Money::exact(price, currency).map_err(|e| Problem::invalid_field("/price", e.to_string()))?),
+        (Some(_), None) => return Err(Problem::invalid_field("/currency", "a price needs its currency, such as \"EUR\"")),
+        (None, Some(_)) => {
+            return Err(Problem::invalid_field("/price", "what the units cost; leave `currency` out where nothing is booked"));
+        }
+        (None, None) => None,
+    };
     let grant = NewUnitGrant {
         consumer: new.consumer,
         name: new.name,
         kind: new.kind,
         meter: new.meter,
         units: new.units,
+        price,
         priority: new.priority,
         effective_at,
         expires_at: new.expires_at,
         rollover: new.rollover.map(|rollover| UnitRollover { most: rollover.most, days: rollover.days }),
     };
     let made = super::grant(&mut transaction, ws, grant).await?;
-    let detail = json!({ "consumer": made.consumer, "meter": made.meter, "units": plain(&made.units), "kind": made.kind });
+    let detail = json!({ "consumer": made.consumer, "meter": made.meter, "units": plain(&made.units), "kind": made.kind, "price": made.price, "currency": made.currency });
     audit_log::record(&mut transaction, ws, caller.token.as_str(), "credits.grant", made.id.as_str(), &detail).await?;
     transaction.commit().await?;
     Ok((StatusCode::CREATED, axum::Json(made)))

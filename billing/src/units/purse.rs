@@ -123,7 +123,7 @@ pub(crate) async fn post(
         let (from, to) = if taken.units > zero { ("balance", "used") } else { ("used", "balance") };
         sqlx::query!(
             "INSERT INTO unit_entries (workspace_id, grant_id, from_account, to_account, units, invoice_id, subscription_id, stretch_start, period_end, at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+             SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10::timestamptz + make_interval(secs => w.clock_ahead_s) FROM workspaces w WHERE w.id = $1",
             ws.as_str(),
             taken.grant,
             from,
@@ -146,8 +146,8 @@ pub(crate) async fn give_back(conn: &mut PgConnection, ws: &WorkspaceId, invoice
     sqlx::query!(
         "INSERT INTO unit_entries (workspace_id, grant_id, from_account, to_account, units, invoice_id, subscription_id, stretch_start, period_end, voided, at)
          SELECT e.workspace_id, e.grant_id, 'used', 'balance', least(e.units, n.units), e.invoice_id, e.subscription_id, e.stretch_start, e.period_end,
-                true, $3
-         FROM unit_entries e
+                true, $3::timestamptz + make_interval(secs => w.clock_ahead_s)
+         FROM unit_entries e JOIN workspaces w ON w.id = e.workspace_id
          CROSS JOIN LATERAL (
              SELECT sum(CASE WHEN o.to_account = 'used' THEN o.units ELSE -o.units END) AS units FROM unit_entries o
              WHERE (o.grant_id, o.subscription_id, o.stretch_start, o.period_end) = (e.grant_id, e.subscription_id, e.stretch_start, e.period_end)

@@ -4,14 +4,15 @@ use bigdecimal::BigDecimal;
 use chrono::{DateTime, Utc};
 use farebox_core::clock;
 use farebox_core::ids::{ConsumerId, GrantId, InvoiceId, PlanVersionId, SubscriptionId, WorkspaceId};
-use farebox_core::money::decimal_string;
+use farebox_core::money::{Currency, Money, decimal_string};
 use farebox_core::workspace::Workspace;
 use farebox_metering::meters;
 use serde::Serialize;
 use sqlx::{Connection, PgConnection};
 
-use crate::BillingError;
 use crate::credits::{GrantKind, check_given, days_after};
+use crate::rating::units::{ONLY_QUANTITIES, takes_units};
+use crate::{BillingError, plans, subscriptions};
 
 #[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct UnitGrant {
@@ -26,6 +27,11 @@ pub struct UnitGrant {
     #[serde(with = "decimal_string")]
     #[schema(value_type = String)]
     pub balance: BigDecimal,
+    /// What all of them were bought for, without tax: owed until they are used or expire. None where the books know of no price.
+    #[schema(value_type = Option<String>)]
+    pub price: Option<Money>,
+    #[schema(value_type = Option<String>)]
+    pub currency: Option<Currency>,
     /// Lower is used first; then the soonest expiry, then the oldest.
     pub priority: i32,
     pub effective_at: DateTime<Utc>,
@@ -51,6 +57,7 @@ pub struct NewUnitGrant {
     pub kind: GrantKind,
     pub meter: String,
     pub units: BigDecimal,
+    pub price: Option<Money>,
     pub priority: i32,
     pub effective_at: DateTime<Utc>,
     pub expires_at: Option<DateTime<Utc>>,
@@ -67,6 +74,9 @@ pub struct UnitEntry {
     #[schema(value_type = String)]
     pub units: BigDecimal,
     pub invoice: Option<InvoiceId>,
+    /// What they were bought for: what is no longer owed for them, or is again.
+    #[schema(value_type = Option<String>)]
+    pub worth: Option<Money>,
     /// Whose usage they covered.
     pub subscription: Option<SubscriptionId>,
     pub at: DateTime<Utc>,
@@ -77,13 +87,44 @@ pub async fn grant(conn: &mut PgConnection, ws: &WorkspaceId, new: NewUnitGrant)
     if new.units <= zero {
         return Err(BillingError::invalid("/units", "must be above 0"));
     }
+    if let Some(price) = new.price {
+        if new.kind != GrantKind::Paid {
+            return Err(BillingError::invalid("/price", "is for units that were paid for; leave it out of those that are given away"));
+        }
+        if price.minor <= 0 {
+            return Err(BillingError::invalid("/price", "must be above 0; units that cost nothing are promotional"));
+        }
+    }
     let rollover = new.rollover.as_ref().map(|rollover| (rollover.days, rollover.most > zero));
     check_given(conn, ws, &new.consumer, new.kind, (new.effective_at, new.expires_at), rollover).await?;
     if meters::get(conn, ws, &new.meter).await?.is_none() {
         return Err(BillingError::invalid("/meter", format!("there is no meter named `{}`", new.meter)));
     }
+    could_cover(conn, ws, &new).await?;
     let id = insert(conn, ws, &new, &Origin::default()).await?.ok_or(BillingError::NotFound("grant"))?;
     get(conn, ws, &id).await?.ok_or(BillingError::NotFound("grant"))
+}
+
+/// Units that no price of the consumer's could ever take would be lost without a word. Who has no price of the meter yet may get one.
+async fn could_cover(conn: &mut PgConnection, ws: &WorkspaceId, new: &NewUnitGrant) -> Result<(), BillingError> {
+    let mut priced = false;
+    for subscription in subscriptions::current(conn, ws, &new.consumer).await? {
+        for phase in &subscription.phases {
+            let Some(plan) = plans::by_version(conn, ws, &phase.plan_version).await? else { continue };
+            let added = subscription.add_ons.iter().map(|own| &own.price);
+            for price in plan.definition.prices.iter().chain(added).filter(|price| price.meter.as_ref() == Some(&new.meter)) {
+                if takes_units(price) {
+                    return Ok(());
+                }
+                priced = true;
+            }
+        }
+    }
+    if priced {
+        let detail = format!("the consumer's plans have no price of `{}` that units could cover: {ONLY_QUANTITIES}", new.meter);
+        return Err(BillingError::invalid("/meter", detail));
+    }
+    Ok(())
 }
 
 /// Where a grant comes from, if nobody gave it.
@@ -105,8 +146,11 @@ pub(crate) async fn insert(
     let id = GrantId::new();
     let made = sqlx::query!(
         "INSERT INTO unit_grants (id, workspace_id, consumer_id, name, kind, meter, units, balance, priority, effective_at, expires_at,
-                                  rollover_units, rollover_days, rolled_from, created_at, subscription_id, period_start, plan_version_id)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, 0, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+                                  rollover_units, rollover_days, rolled_from, created_at, subscription_id, period_start, plan_version_id,
+                                  price_minor, price_currency)
+         SELECT $1, $2, $3, $4, $5, $6, $7, 0, $8, $9, $10, $11, $12, $13, $14::timestamptz + make_interval(secs => w.clock_ahead_s), $15, $16, $17,
+                $18, $19
+         FROM workspaces w WHERE w.id = $2
          ON CONFLICT (subscription_id, period_start, name) WHERE period_start IS NOT NULL AND NOT withdrawn DO NOTHING",
         id.as_str(),
         ws.as_str(),
@@ -124,7 +168,9 @@ pub(crate) async fn insert(
         clock::now(),
         origin.subscription.map(SubscriptionId::as_str),
         origin.period.map(|(start, _)| start),
-        origin.period.map(|(_, version)| version.as_str())
+        origin.period.map(|(_, version)| version.as_str()),
+        new.price.map(|price| price.minor),
+        new.price.map(|price| price.currency.code())
     )
     .execute(&mut *conn)
     .await?;
@@ -135,19 +181,22 @@ pub(crate) async fn insert(
     Ok(Some(id))
 }
 
-/// Moves units between accounts that no invoice is about; the grant's balance follows.
+/// Moves units between accounts that no invoice is about, by the workspace's clock; the grant's balance follows. Answers what
+/// they were bought for, in minor units.
 async fn move_units(
     conn: &mut PgConnection,
     ws: &WorkspaceId,
     grant: &GrantId,
     (from, to): (&str, &str),
     units: &BigDecimal,
-) -> Result<(), BillingError> {
+) -> Result<i64, BillingError> {
     if *units <= BigDecimal::from(0) {
-        return Ok(());
+        return Ok(0);
     }
-    sqlx::query!(
-        "INSERT INTO unit_entries (workspace_id, grant_id, from_account, to_account, units, at) VALUES ($1, $2, $3, $4, $5, $6)",
+    Ok(sqlx::query_scalar!(
+        "INSERT INTO unit_entries (workspace_id, grant_id, from_account, to_account, units, at)
+         SELECT $1, $2, $3, $4, $5, $6::timestamptz + make_interval(secs => w.clock_ahead_s) FROM workspaces w WHERE w.id = $1
+         RETURNING worth_minor",
         ws.as_str(),
         grant.as_str(),
         from,
@@ -155,9 +204,8 @@ async fn move_units(
         units,
         clock::now()
     )
-    .execute(conn)
-    .await?;
-    Ok(())
+    .fetch_one(conn)
+    .await?)
 }
 
 pub async fn get(conn: &mut PgConnection, ws: &WorkspaceId, id: &GrantId) -> Result<Option<UnitGrant>, BillingError> {
@@ -178,7 +226,8 @@ pub(super) async fn select(
 ) -> Result<Vec<UnitGrant>, BillingError> {
     let rows = sqlx::query!(
         r#"SELECT id AS "id: GrantId", consumer_id AS "consumer: ConsumerId", name, kind AS "kind: GrantKind", meter, units, balance, priority,
-                  effective_at, expires_at, rollover_units, rollover_days, subscription_id AS "subscription: SubscriptionId"
+                  effective_at, expires_at, rollover_units, rollover_days, subscription_id AS "subscription: SubscriptionId",
+                  price_minor, price_currency
            FROM unit_grants WHERE workspace_id = $1 AND ($2::text IS NULL OR id = $2) AND ($3::text[] IS NULL OR consumer_id = ANY($3))
            ORDER BY priority, expires_at NULLS LAST, id"#,
         ws.as_str(),
@@ -187,42 +236,57 @@ pub(super) async fn select(
     )
     .fetch_all(conn)
     .await?;
-    let grants = rows.into_iter().map(|row| UnitGrant {
-        id: row.id,
-        consumer: row.consumer,
-        name: row.name,
-        kind: row.kind,
-        meter: row.meter,
-        units: row.units,
-        balance: row.balance,
-        priority: row.priority,
-        effective_at: row.effective_at,
-        expires_at: row.expires_at,
-        rollover: row.rollover_units.zip(row.rollover_days).map(|(most, days)| UnitRollover { most, days }),
-        subscription: row.subscription,
-    });
-    Ok(grants.collect())
+    rows.into_iter()
+        .map(|row| {
+            let currency = read_currency(row.price_currency.as_deref())?;
+            Ok(UnitGrant {
+                id: row.id,
+                consumer: row.consumer,
+                name: row.name,
+                kind: row.kind,
+                meter: row.meter,
+                units: row.units,
+                balance: row.balance,
+                price: row.price_minor.zip(currency).map(|(minor, currency)| Money::new(minor, currency)),
+                currency,
+                priority: row.priority,
+                effective_at: row.effective_at,
+                expires_at: row.expires_at,
+                rollover: row.rollover_units.zip(row.rollover_days).map(|(most, days)| UnitRollover { most, days }),
+                subscription: row.subscription,
+            })
+        })
+        .collect()
+}
+
+fn read_currency(code: Option<&str>) -> Result<Option<Currency>, BillingError> {
+    code.map(|code| code.parse().map_err(|e| BillingError::unreadable("a grant of units", e))).transpose()
 }
 
 pub async fn entries(conn: &mut PgConnection, ws: &WorkspaceId, grant: &GrantId) -> Result<Vec<UnitEntry>, BillingError> {
     let rows = sqlx::query!(
-        r#"SELECT from_account, to_account, units, invoice_id AS "invoice: InvoiceId", subscription_id AS "subscription: SubscriptionId", at
-           FROM unit_entries WHERE workspace_id = $1 AND grant_id = $2 ORDER BY id"#,
+        r#"SELECT e.from_account, e.to_account, e.units, e.worth_minor, e.invoice_id AS "invoice: InvoiceId",
+                  e.subscription_id AS "subscription: SubscriptionId", e.at, g.price_currency
+           FROM unit_entries e JOIN unit_grants g ON g.id = e.grant_id WHERE e.workspace_id = $1 AND e.grant_id = $2 ORDER BY e.id"#,
         ws.as_str(),
         grant.as_str()
     )
     .fetch_all(conn)
     .await?;
-    let entries = rows.into_iter().map(|row| UnitEntry {
-        grant: grant.clone(),
-        from: row.from_account,
-        to: row.to_account,
-        units: row.units,
-        invoice: row.invoice,
-        subscription: row.subscription,
-        at: row.at,
-    });
-    Ok(entries.collect())
+    rows.into_iter()
+        .map(|row| {
+            Ok(UnitEntry {
+                grant: grant.clone(),
+                from: row.from_account,
+                to: row.to_account,
+                units: row.units,
+                worth: read_currency(row.price_currency.as_deref())?.map(|currency| Money::new(row.worth_minor, currency)),
+                invoice: row.invoice,
+                subscription: row.subscription,
+                at: row.at,
+            })
+        })
+        .collect()
 }
 
 /// Takes back what is left of a grant.
@@ -233,9 +297,14 @@ pub async fn void(conn: &mut PgConnection, ws: &WorkspaceId, id: &GrantId) -> Re
             .await?
             .ok_or(BillingError::NotFound("grant"))?;
     move_units(conn, ws, id, ("balance", "voided"), &balance).await?;
-    sqlx::query!("UPDATE unit_grants SET closed_at = coalesce(closed_at, $2) WHERE id = $1", id.as_str(), clock::now())
-        .execute(&mut *conn)
-        .await?;
+    sqlx::query!(
+        "UPDATE unit_grants g SET closed_at = coalesce(g.closed_at, $2::timestamptz + make_interval(secs => w.clock_ahead_s))
+         FROM workspaces w WHERE g.id = $1 AND w.id = g.workspace_id",
+        id.as_str(),
+        clock::now()
+    )
+    .execute(&mut *conn)
+    .await?;
     get(conn, ws, id).await?.ok_or(BillingError::NotFound("grant"))
 }
 
@@ -282,7 +351,7 @@ pub(crate) async fn expire(
         let mut left = grant.balance.clone();
         if let (Some(rollover), Some(expiry), false) = (&grant.rollover, grant.expires_at, rolled) {
             let goes_on = rollover.most.clone().min(grant.balance.clone());
-            move_units(&mut transaction, ws, id, ("balance", "rolled_over"), &goes_on).await?;
+            let worth = move_units(&mut transaction, ws, id, ("balance", "rolled_over"), &goes_on).await?;
             left -= &goes_on;
             let next = NewUnitGrant {
                 consumer: grant.consumer.clone(),
@@ -290,6 +359,7 @@ pub(crate) async fn expire(
                 kind: GrantKind::Rollover,
                 meter: grant.meter.clone(),
                 units: goes_on,
+                price: grant.currency.map(|currency| Money::new(worth, currency)).filter(|worth| !worth.is_zero()),
                 priority: grant.priority,
                 effective_at: expiry,
                 expires_at: Some(days_after(expiry, rollover.days, workspace.time_zone)),
