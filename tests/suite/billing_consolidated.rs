@@ -191,7 +191,7 @@ pub async fn a_threshold_is_reached_by_all_together(suite: &Suite) {
     seller.apply(&catalogue.replace("name: c, ", "name: c, billing: {consolidated: true}, ")).await;
     let week = |n: i64| Period { start: day(first, 7 * n), end: day(first, 7 * (n + 1)) };
     let thresholds = async || {
-        let workspace = farebox_core::workspace::by_id(&mut *suite.app.pg.acquire().await.expect("PostgreSQL"), &seller.business.ws).await;
+        let workspace = farebox_core::workspace::by_id(&mut suite.app.pg.acquire().await.expect("PostgreSQL"), &seller.business.ws).await;
         let workspace = workspace.expect("PostgreSQL").expect("is there");
         close::bill_thresholds(&suite.app, &workspace).await.expect("looked");
     };

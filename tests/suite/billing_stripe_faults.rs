@@ -122,7 +122,7 @@ pub async fn a_consolidated_invoice_is_one_there(suite: &Suite) {
         );
         business.apply(&app, &extended).await.expect("applies");
         business.send(&app, "c", august, 30, 1).await;
-        let consumer = business.consumer(&mut *app.pg.acquire().await.expect("PostgreSQL"), "c").await;
+        let consumer = business.consumer(&mut app.pg.acquire().await.expect("PostgreSQL"), "c").await;
         let shop = Shop::of(&app, "together", business.ws.clone(), consumer);
         shop.connect().await;
         let report = close::close_period(&app, &business.ws, august).await.expect("closes");
