@@ -2,7 +2,9 @@ use askama::Template;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use farebox_billing::invoices::{self, Invoice, InvoiceFilter, State as InvoiceState};
-use farebox_billing::{credits, documents, units};
+use farebox_billing::preview::Preview;
+use farebox_billing::rating::LineKind;
+use farebox_billing::{BillingError, credits, documents, units};
 use farebox_core::ids::{ConsumerId, InvoiceId};
 use farebox_core::money::Money;
 
@@ -154,6 +156,8 @@ async fn prepaid(portal: &Portal, ctx: &Ctx, consumer: &ConsumerId) -> Result<Ta
 /// The invoice that is gathering.
 pub async fn gathering(portal: &Portal, ctx: &Ctx, agreement: &account::Agreement) -> Result<Next, Failure> {
     let preview = farebox_billing::preview::preview(&portal.app, &ctx.workspace.id, &agreement.subscription.id).await?;
+    let so_far = before_tax(&preview)?;
+    let before = if so_far == preview.subtotal { "Before tax." } else { "Before tax, and before credits that are used after it." };
     let lines = preview.lines.into_iter().map(|line| {
         let left = line.amount.minor - line.discount.minor - line.credit.minor;
         Line {
@@ -165,10 +169,16 @@ pub async fn gathering(portal: &Portal, ctx: &Ctx, agreement: &account::Agreemen
     });
     Ok(Next {
         title: format::period(preview.period.start, preview.period.end, ctx.tz()),
-        amount: format::money(preview.subtotal),
-        note: format!("Before tax. It is issued after {}, when all usage has arrived.", format::instant(preview.period.end, ctx.tz())),
+        amount: format::money(so_far),
+        note: format!("{before} It is issued after {}, when all usage has arrived.", format::instant(preview.period.end, ctx.tz())),
         lines: lines.collect(),
     })
+}
+
+/// Credits that are used after tax pay it, too: less them, what is before tax would be below nothing.
+fn before_tax(preview: &Preview) -> Result<Money, BillingError> {
+    let after_tax = preview.lines.iter().filter(|line| line.kind == LineKind::Credit).map(|line| line.amount);
+    Ok(preview.subtotal.checked_sub(Money::sum(after_tax, preview.currency)?)?)
 }
 
 async fn find(portal: &Portal, ctx: &Ctx, id: &str) -> Result<Invoice, Failure> {
@@ -235,4 +245,46 @@ pub fn list_row(invoice: &Invoice) -> Vec<String> {
         invoice.tax.to_string(),
         invoice.total.to_string(),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use farebox_billing::preview::PreviewLine;
+    use farebox_core::ids::SubscriptionId;
+    use farebox_core::period::Period;
+
+    /// A fee of 49.00 with 19 %, all of it paid by credits for money already taxed.
+    #[test]
+    fn what_is_before_tax_is_not_below_nothing_where_credits_pay_the_tax() {
+        let usd = |minor| Money::new(minor, "USD".parse().expect("a currency"));
+        let at = chrono::DateTime::UNIX_EPOCH;
+        let period = Period { start: at, end: at + chrono::TimeDelta::days(1) };
+        let line = |kind, minor| PreviewLine {
+            kind,
+            name: String::new(),
+            meter: None,
+            period,
+            quantity: "1".to_owned(),
+            amount: usd(minor),
+            discount: usd(0),
+            credit: usd(0),
+            explanation: String::new(),
+        };
+        let preview = |lines: Vec<PreviewLine>, subtotal: i64, tax: i64| Preview {
+            subscription: SubscriptionId::new(),
+            period,
+            as_of: at,
+            currency: usd(0).currency,
+            lines,
+            credits: Vec::new(),
+            units: Vec::new(),
+            subtotal: usd(subtotal),
+            tax: usd(tax),
+            total: usd(subtotal + tax),
+        };
+        let fee = line(LineKind::Fee, 4900);
+        assert_eq!(before_tax(&preview(vec![fee.clone()], 4900, 931)).expect("in range"), usd(4900));
+        assert_eq!(before_tax(&preview(vec![fee, line(LineKind::Credit, -5831)], -931, 931)).expect("in range"), usd(4900));
+    }
 }
