@@ -122,7 +122,10 @@ impl Instance {
             .map(Vec::as_slice)
             .unwrap_or_default()
             .iter()
-            .map(|e| format!("\n  {}: {}", e["pointer"].as_str().unwrap_or_default(), e["detail"].as_str().unwrap_or_default()));
+            .map(|e| format!("{}: {}", e["pointer"].as_str().unwrap_or_default(), e["detail"].as_str().unwrap_or_default()))
+            // The detail may have said it already.
+            .filter(|field| !detail.contains(field.as_str()))
+            .map(|field| format!("\n  {field}"));
         bail!("{title}. {detail}{}", fields.collect::<String>())
     }
 

@@ -7,6 +7,7 @@ use farebox_billing::rating::cli;
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use super::print_json;
 use crate::instance::Instance;
 
 #[derive(Debug, clap::Args)]
@@ -91,8 +92,7 @@ pub fn rate(command: &Rate) -> anyhow::Result<()> {
         None => cli::rate(&plan, &usage)?,
         Some(change) => cli::change(&plan, &usage, &read(change)?)?,
     };
-    println!("{}", serde_json::to_string_pretty(&lines)?);
-    Ok(())
+    print_json(&lines)
 }
 
 pub async fn close(instance: &Instance, command: &Close) -> anyhow::Result<()> {
@@ -101,16 +101,14 @@ pub async fn close(instance: &Instance, command: &Close) -> anyhow::Result<()> {
     } else {
         close_period(instance, &command.period).await?
     };
-    println!("{}", serde_json::to_string_pretty(&answer)?);
-    Ok(())
+    print_json(&answer)
 }
 
 /// The clock of a workspace in test mode.
 pub async fn clock(instance: &Instance, command: &Clock) -> anyhow::Result<()> {
     let seconds = command.advance.as_deref().map_or(Ok(0), seconds)?;
     let request = instance.request(Method::POST, "/api/v1/workspace/clock").json(&json!({ "advance_seconds": seconds }));
-    println!("{}", serde_json::to_string_pretty(&instance.json(request).await?)?);
-    Ok(())
+    print_json(&instance.json(request).await?)
 }
 
 fn seconds(text: &str) -> anyhow::Result<u64> {
@@ -130,8 +128,7 @@ fn seconds(text: &str) -> anyhow::Result<u64> {
 pub async fn credit(instance: &Instance, command: &Credit) -> anyhow::Result<()> {
     if let Some(note) = &command.void {
         let voided = instance.json(instance.request(Method::POST, &format!("/api/v1/credit-notes/{note}/void"))).await?;
-        println!("{}", serde_json::to_string_pretty(&voided)?);
-        return Ok(());
+        return print_json(&voided);
     }
     let line = |text: &String| match text.split_once('=') {
         Some((line, amount)) => json!({ "line": line, "amount": amount }),
@@ -141,8 +138,7 @@ pub async fn credit(instance: &Instance, command: &Credit) -> anyhow::Result<()>
     let body = json!({ "lines": lines, "to": command.to, "reason": command.reason, "memo": command.memo });
     let path = format!("/api/v1/invoices/{}/credit-notes", command.invoice.as_deref().unwrap_or_default());
     let made = instance.json(instance.request(Method::POST, &path).json(&body)).await?;
-    println!("{}", serde_json::to_string_pretty(&made)?);
-    Ok(())
+    print_json(&made)
 }
 
 pub async fn close_period(instance: &Instance, period: &str) -> anyhow::Result<Value> {
@@ -153,7 +149,7 @@ pub async fn audit(instance: &Instance, command: Audit) -> anyhow::Result<()> {
     match command {
         Audit::Invoice { id } => {
             let report = instance.get(&format!("/api/v1/invoices/{id}/audit")).await?;
-            println!("{}", serde_json::to_string_pretty(&report)?);
+            print_json(&report)?;
             if report["equal"] != json!(true) {
                 bail!("invoice {id} differs from what its events give today; the differences are named above");
             }
@@ -199,7 +195,7 @@ async fn audit_period(instance: &Instance, period: &str) -> anyhow::Result<()> {
             let equal = report["equal"] == json!(true);
             println!("invoice {}: {}", invoice["number"].as_str().unwrap_or(id), if equal { "equal" } else { "differs" });
             if !equal {
-                println!("{}", serde_json::to_string_pretty(&report)?);
+                print_json(&report)?;
             }
             differing += usize::from(!equal);
         }

@@ -4,6 +4,7 @@ use anyhow::bail;
 use reqwest::Method;
 use serde_json::json;
 
+use super::print_json;
 use crate::instance::Instance;
 
 #[derive(Debug, clap::Args)]
@@ -30,8 +31,7 @@ pub async fn retention(instance: &Instance, command: &Retention) -> anyhow::Resu
     } else {
         instance.get("/api/v1/retention").await?
     };
-    println!("{}", serde_json::to_string_pretty(&answer)?);
-    Ok(())
+    print_json(&answer)
 }
 
 pub async fn erase(instance: &Instance, command: &Erase) -> anyhow::Result<()> {
@@ -41,6 +41,5 @@ pub async fn erase(instance: &Instance, command: &Erase) -> anyhow::Result<()> {
         bail!("{} would be erased, which cannot be undone; repeat with --yes", consumer["name"].as_str().unwrap_or(&command.consumer));
     }
     let erasure = instance.json(instance.request(Method::POST, &format!("{path}/erasures"))).await?;
-    println!("{}", serde_json::to_string_pretty(&erasure)?);
-    Ok(())
+    print_json(&erasure)
 }

@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use reqwest::Method;
 use serde_json::json;
 
+use super::print_json;
 use crate::instance::Instance;
 
 #[derive(Debug, clap::Args)]
@@ -29,6 +30,5 @@ pub async fn replay(instance: &Instance, command: &Replay) -> anyhow::Result<()>
     let Replay { reason, source, text, since, until } = command;
     let body = json!({ "reason": reason, "source": source, "text": text, "since": since, "until": until });
     let report = instance.json(instance.request(Method::POST, "/api/v1/dead-letters/replay").json(&body)).await?;
-    println!("{}", serde_json::to_string_pretty(&report)?);
-    Ok(())
+    print_json(&report)
 }

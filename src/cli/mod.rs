@@ -8,6 +8,7 @@ mod export;
 mod letters;
 mod records;
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -104,6 +105,14 @@ pub fn main() -> ExitCode {
             eprintln!("farebox: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// For programs and people. Whoever reads it may stop before its end, as `head` does.
+fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    match writeln!(std::io::stdout(), "{}", serde_json::to_string_pretty(value)?) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => Ok(written?),
     }
 }
 
