@@ -30,6 +30,7 @@ pub mod erasure;
 mod error;
 pub mod events;
 mod facts;
+pub mod faults;
 mod fence;
 pub mod filter;
 pub mod formats;

@@ -19,7 +19,7 @@ use crate::filter::Filter;
 use crate::meters::{self, Meter};
 use crate::selection::Selection;
 use crate::sync::{self, Versions};
-use crate::usage::unknown_meter;
+use crate::usage::{UsageQuery, unknown_meter};
 use crate::{MeteringError, plan, rule};
 
 /// What is sealed with an invoice line.
@@ -43,6 +43,63 @@ pub struct Proof {
     #[schema(value_type = String)]
     pub value: BigDecimal,
     pub versions: Versions,
+}
+
+/// What is behind any number of usage.
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
+pub struct UsageProof {
+    pub meter: String,
+    /// 0 for `calls` and `requests`.
+    pub meter_version: i32,
+    pub period: Period,
+    /// As the raw events give it: what `/api/v1/usage` answers from rollups. None where there is no value, such as the
+    /// average of nothing.
+    #[schema(value_type = Option<String>)]
+    pub value: Option<String>,
+    /// Events behind the value, each once.
+    pub events: u64,
+    /// Of them, those whose value is no number and so in no sum.
+    pub errors: u64,
+    /// Sum of SipHash-128 over (workspace, id), modulo 2^128, in hexadecimal: the same in whatever order events came.
+    pub hash: String,
+    /// ClickHouse SQL that gives all this again; `{name:Type}` stands for a parameter.
+    pub query: String,
+    #[schema(value_type = Object)]
+    pub parameters: BTreeMap<String, serde_json::Value>,
+    pub versions: Versions,
+}
+
+/// Of a question's number over its whole period.
+pub async fn of_usage(app: &App, asked: &UsageQuery) -> Result<UsageProof, MeteringError> {
+    #[derive(Row, Deserialize)]
+    struct Found {
+        events: u64,
+        hash: String,
+        value: String,
+        n: u64,
+        failed: u64,
+    }
+    let (workspace, period) = (&asked.workspace, asked.period);
+    let (meter, rule) = definition(app, workspace, &asked.meter).await?;
+    let versions = sync::versions(app, workspace).await?;
+    let selection = Selection::new(&meter, &asked.filters, &[])?;
+    let facts = facts(&selection, period, &rule, String::new());
+    let outer = format!("SELECT count() AS events, {HASH} AS hash, {} FROM ({{facts}})", selection.measure.value);
+    let found: Found = selection.parameters.bind(facts.query(app, workspace, &outer).await?).fetch_one().await?;
+    let mut parameters = selection.parameters.shown();
+    parameters.insert("ws".to_owned(), workspace.as_str().into());
+    Ok(UsageProof {
+        value: selection.measure.quantity(&meter.definition, &found.value, found.n)?.map(|value| value.to_plain_string()),
+        meter: meter.definition.name,
+        meter_version: meter.version,
+        period,
+        events: found.events,
+        errors: found.failed,
+        hash: found.hash,
+        query: facts.raw_sql(&outer),
+        parameters,
+        versions,
+    })
 }
 
 /// One event behind a number.
@@ -69,12 +126,12 @@ struct Behind {
     failed: u64,
 }
 
+/// Of the events of a group.
+const HASH: &str = "lower(leftPad(hex(sum(reinterpretAsUInt128(sipHash128({ws:String}, id)))), 32, '0'))";
+
 /// Around the facts, each subscription's row; `value` is the meter's own.
 fn summed(value: &str) -> String {
-    format!(
-        "SELECT subscription AS of, count() AS events, lower(leftPad(hex(sum(reinterpretAsUInt128(sipHash128({{ws:String}}, id)))), 32, '0')) AS hash, \
-         {value} FROM ({{facts}}) GROUP BY subscription"
-    )
+    format!("SELECT subscription AS of, count() AS events, {HASH} AS hash, {value} FROM ({{facts}}) GROUP BY subscription")
 }
 
 /// What is behind a meter's value in a period for every subscription: one scan, however many are asked about.

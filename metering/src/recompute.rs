@@ -92,10 +92,17 @@ pub async fn workspace(app: &App, workspace: &WorkspaceId) -> Result<usize, Mete
     let mut done = 0;
     loop {
         let dirty = dirty(app, &rollups, Search::Workspace(workspace), MAX_MINUTES).await?;
-        let Some(first) = dirty.first() else { return Ok(done) };
-        let part: Vec<_> = dirty.iter().filter(|d| d.rollup == first.rollup).cloned().collect();
-        let Some(table) = rollups.table(workspace, &first.rollup) else { return Ok(done) };
-        done += batch(app, &table, &part, Claim::Wait).await?.done;
+        for part in dirty.chunk_by(|a, b| a.rollup == b.rollup) {
+            let Some(table) = rollups.table(workspace, &part[0].rollup) else { continue };
+            let mut rest = part;
+            while !rest.is_empty() {
+                let worked = batch(app, &table, rest, Claim::Wait).await?;
+                (done, rest) = (done + worked.done, &rest[worked.taken..]);
+            }
+        }
+        if dirty.len() < MAX_MINUTES {
+            return Ok(done);
+        }
     }
 }
 
@@ -247,18 +254,17 @@ async fn batch(app: &App, table: &Table, dirty: &[Dirty], claim: Claim) -> Resul
     let Some(first) = taken.first() else { return Ok(worked) };
     let workspace: WorkspaceId = first.workspace.parse().map_err(|e| MeteringError::unreadable("a workspace id in `touched`", e))?;
     let mut claimed = app.pg.begin().await?;
-    let mut ours = BTreeSet::new();
-    for hour in taken.iter().map(|d| d.minute / HOUR).collect::<BTreeSet<_>>() {
-        // In their order, so that two that wait never wait for each other.
-        let key = format!("rollup {} {workspace} {} {hour}", app.config.clickhouse.database, table.rollup());
-        if claim == Claim::Wait {
-            timelines::lock(&mut claimed, &key).await?;
-        } else if !timelines::try_lock(&mut claimed, &key).await? {
-            worked.busy = true;
-            continue;
-        }
-        ours.insert(hour);
-    }
+    let hours: BTreeSet<_> = taken.iter().map(|d| d.minute / HOUR).collect();
+    let keys: Vec<_> =
+        hours.iter().map(|hour| format!("rollup {} {workspace} {} {hour}", app.config.clickhouse.database, table.rollup())).collect();
+    let ours: BTreeSet<u32> = if claim == Claim::Wait {
+        timelines::lock_all(&mut claimed, &keys).await?;
+        hours
+    } else {
+        let locked = timelines::try_lock_all(&mut claimed, &keys).await?;
+        worked.busy = locked.contains(&false);
+        hours.into_iter().zip(locked).filter(|(_, locked)| *locked).map(|(hour, _)| hour).collect()
+    };
     // Who had it before us may have done it.
     let (low, high) = (taken.iter().map(|d| d.minute).min().unwrap_or(0), taken.iter().map(|d| d.minute).max().unwrap_or(0));
     let published = plan::current(app, &workspace, &table.rollup(), low, high + 60).await?;

@@ -50,7 +50,7 @@ pub async fn run(app: App, stop: CancellationToken) -> anyhow::Result<()> {
             "raw events could not expire",
             |app| async move { retention::step(&app, retention::ANNOUNCED).await }
         ),
-        keep_auditing(app.clone(), stop.clone()),
+        every(AUDIT_EVERY, &app, &stop, "the pipeline could not be audited", |app| async move { audit::settled_hours(&app).await }),
         every(TIDY_EVERY, &app, &stop, "rollups could not be tidied", |app| async move {
             recompute::collect_garbage(&app, recompute::GARBAGE_AGE).await
         }),
@@ -105,15 +105,6 @@ async fn keep_filling(app: App, stop: CancellationToken) -> anyhow::Result<()> {
     every(FILL_EVERY, &app, &stop, "hours and days could not be rolled up", |app| {
         let seen = &seen;
         async move { tiers::step(&app, &mut *seen.lock().await).await.map(drop) }
-    })
-    .await
-}
-
-async fn keep_auditing(app: App, stop: CancellationToken) -> anyhow::Result<()> {
-    let swept = tokio::sync::Mutex::new(None);
-    every(AUDIT_EVERY, &app, &stop, "the pipeline could not be audited", |app| {
-        let swept = &swept;
-        async move { audit::settled_hours(&app, &mut *swept.lock().await).await }
     })
     .await
 }

@@ -129,13 +129,14 @@ async fn of(
     let edges = plan::day_edges(at(first, 0), at(last, 60), zone);
     let (mut filled, mut complete) = (0, true);
     for tier in [Tier::Hour, Tier::Day(zone)] {
-        for table in tables {
-            // Calls that qualify have no hours of their own.
-            if tier == Tier::Hour && matches!(table, Table::Activity) {
-                continue;
-            }
+        // Calls that qualify have no hours of their own.
+        let tables: Vec<_> = tables.iter().filter(|table| tier != Tier::Hour || !matches!(table, Table::Activity)).collect();
+        let rollups: Vec<String> = tables.iter().map(|table| table.rollup_of(tier)).collect();
+        let dirty = dirty(app, workspace, tier, &edges, &rollups).await?;
+        for (table, rollup) in tables.into_iter().zip(rollups) {
             let filling = Filling { app, workspace, table, tier, edges: &edges };
-            let (done, all) = filling.fill(seconds(settled), claim, recent).await?;
+            let dirty = dirty.iter().filter(|bucket| bucket.of_rollup == rollup).cloned().collect();
+            let (done, all) = filling.fill(&rollup, dirty, seconds(settled), claim, recent).await?;
             filled += done;
             complete &= all;
         }
@@ -151,10 +152,24 @@ struct Filling<'a> {
     edges: &'a [u32],
 }
 
-#[derive(Debug, Row, Deserialize)]
+#[derive(Debug, Clone, Row, Deserialize)]
 struct Dirty {
+    of_rollup: String,
     at: u32,
     touched: u64,
+}
+
+/// Buckets of some rollups that were touched since they were published, the newest first.
+async fn dirty(app: &App, workspace: &WorkspaceId, tier: Tier, edges: &[u32], rollups: &[String]) -> Result<Vec<Dirty>, MeteringError> {
+    let sql = format!(
+        "SELECT t.of_rollup AS of_rollup, t.at AS at, t.touched_n AS touched FROM (SELECT arrayJoin({{rollups:Array(String)}}) AS of_rollup, at, touched_n FROM \
+         (SELECT {} AS at, sum(n) AS touched_n FROM touched WHERE workspace = {{ws:String}} GROUP BY at)) AS t LEFT JOIN \
+         (SELECT toString(rollup) AS done_rollup, toUnixTimestamp(bucket) AS at, max(n) AS done_n FROM rollup_gen \
+         WHERE rollup IN {{rollups:Array(String)}} AND workspace = {{ws:String}} GROUP BY done_rollup, at) AS g \
+         ON t.of_rollup = g.done_rollup AND t.at = g.at WHERE t.touched_n > g.done_n ORDER BY at DESC",
+        bucket_sql(tier, "minute", edges)
+    );
+    Ok(bound(app, workspace, &sql).param("rollups", rollups).fetch_all().await?)
 }
 
 impl Filling<'_> {
@@ -166,14 +181,20 @@ impl Filling<'_> {
         }
     }
 
-    async fn fill(&self, settled: u32, claim: Claim, recent: &mut Recent) -> Result<(usize, bool), MeteringError> {
-        let rollup = self.table.rollup_of(self.tier);
-        let mut dirty = self.dirty(&rollup).await?;
+    /// Of these dirty buckets those that are due; returns how many were filled, and whether all were.
+    async fn fill(
+        &self,
+        rollup: &str,
+        mut dirty: Vec<Dirty>,
+        settled: u32,
+        claim: Claim,
+        recent: &mut Recent,
+    ) -> Result<(usize, bool), MeteringError> {
         let frozen = seconds(retention::limits(self.app, self.workspace).await?.frozen);
         dirty.retain(|bucket| self.end(bucket.at) <= settled && self.end(bucket.at) > frozen);
         let due = dirty.len();
         if matches!(self.tier, Tier::Day(_)) {
-            dirty.retain(|bucket| !recent.contains_key(&(self.workspace.clone(), rollup.clone(), bucket.at)));
+            dirty.retain(|bucket| !recent.contains_key(&(self.workspace.clone(), rollup.to_owned(), bucket.at)));
         }
         let mut filled = 0;
         let mut rest = dirty.as_slice();
@@ -184,25 +205,13 @@ impl Filling<'_> {
                 rows <= MAX_ROWS || rows == bucket.touched
             });
             let (part, later) = rest.split_at(taken.count());
-            for bucket in self.batch(&rollup, part, claim).await? {
-                recent.insert((self.workspace.clone(), rollup.clone(), bucket), Instant::now());
+            for bucket in self.batch(rollup, part, claim).await? {
+                recent.insert((self.workspace.clone(), rollup.to_owned(), bucket), Instant::now());
                 filled += 1;
             }
             rest = later;
         }
         Ok((filled, filled == due))
-    }
-
-    /// Buckets that were touched since they were published, the newest first.
-    async fn dirty(&self, rollup: &str) -> Result<Vec<Dirty>, MeteringError> {
-        let sql = format!(
-            "SELECT t.at AS at, t.touched_n AS touched FROM (SELECT {} AS at, sum(n) AS touched_n FROM touched \
-             WHERE workspace = {{ws:String}} GROUP BY at) AS t LEFT JOIN \
-             (SELECT toUnixTimestamp(bucket) AS at, max(n) AS done_n FROM rollup_gen WHERE rollup = {{rollup:String}} AND workspace = {{ws:String}} \
-             GROUP BY at) AS g ON t.at = g.at WHERE t.touched_n > g.done_n ORDER BY at DESC",
-            bucket_sql(self.tier, "minute", self.edges)
-        );
-        Ok(bound(self.app, self.workspace, &sql).param("rollup", rollup).fetch_all().await?)
     }
 
     /// One generation for some buckets; returns those that were filled: the ones whose finer buckets are all clean.

@@ -217,6 +217,22 @@ pub(crate) async fn try_lock(conn: &mut PgConnection, key: &str) -> Result<bool,
     sqlx::query_scalar!(r#"SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0)) AS "locked!""#, key).fetch_one(conn).await
 }
 
+/// Several at once, in their order, so that two that wait never wait for each other.
+pub(crate) async fn lock_all(conn: &mut PgConnection, keys: &[String]) -> Result<(), sqlx::Error> {
+    sqlx::query!("SELECT pg_advisory_xact_lock(hashtextextended(key, 0)) FROM unnest($1::text[]) AS key", keys).execute(conn).await?;
+    Ok(())
+}
+
+/// As [`lock_all`], without waiting; for each, whether it is ours.
+pub(crate) async fn try_lock_all(conn: &mut PgConnection, keys: &[String]) -> Result<Vec<bool>, sqlx::Error> {
+    let sql = sqlx::query_scalar!(
+        r#"SELECT pg_try_advisory_xact_lock(hashtextextended(key, 0)) AS "locked!"
+           FROM unnest($1::text[]) WITH ORDINALITY AS asked (key, n) ORDER BY n"#,
+        keys
+    );
+    sql.fetch_all(conn).await
+}
+
 /// Returns the change's number.
 pub(crate) async fn write_outbox(conn: &mut PgConnection, workspace: &WorkspaceId, change: &Change) -> Result<i64, MeteringError> {
     let json = serde_json::to_value(change).map_err(|e| MeteringError::unreadable("a timeline change", e))?;

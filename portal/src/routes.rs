@@ -122,6 +122,7 @@ pub fn table() -> Vec<Route> {
     t.get("/console/pipeline/decisions.csv", roles(MEMBERS), console::pipeline::witnesses_file);
     t.get("/console/pipeline/gap", roles(MONEY), console::pipeline::gap::show);
     t.post("/console/pipeline/gap", roles(MONEY), console::pipeline::gap::submit);
+    t.get("/console/history", roles(MEMBERS), console::history::show);
     t.get("/console/alerts", roles(MEMBERS), console::alerts::show);
     t.get("/console/webhooks/{id}", roles(ADMINS), console::webhooks::show);
     t.post("/console/webhooks", roles(ADMINS), console::webhooks::create);

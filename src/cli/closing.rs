@@ -173,7 +173,7 @@ async fn audit_period(instance: &Instance, period: &str) -> anyhow::Result<()> {
     while day < next {
         let end = next.min(day + chrono::Days::new(10));
         let report = instance.get(&format!("/api/v1/audit/pipeline?from={day}&to={end}")).await?;
-        println!("{}", pipeline_table(&report));
+        println!("{}", pipeline_line(day, end, &report));
         differing += usize::from(report["equal"] != json!(true));
         day = end;
     }
@@ -207,6 +207,25 @@ async fn audit_period(instance: &Instance, period: &str) -> anyhow::Result<()> {
     if differing == 0 { Ok(()) } else { bail!("{differing} parts of {period} do not add up; each is named above") }
 }
 
+/// Some days as a line, then what differs.
+fn pipeline_line(from: chrono::NaiveDate, to: chrono::NaiveDate, report: &Value) -> String {
+    let sum = |of: &str, name: &str| report[of].as_array().into_iter().flatten().filter_map(|row| row[name].as_u64()).sum::<u64>();
+    let unseen = report["places"].as_array().into_iter().flatten().filter(|place| place["produced"].is_null()).count();
+    let produced = if unseen == 0 { format!("{} produced, ", sum("places", "produced")) } else { "no longer in Kafka, ".to_owned() };
+    let last = to.pred_opt().unwrap_or(to);
+    let mut line = format!(
+        "{from} to {last}: {produced}{} stored, {} stand, {} queried",
+        sum("places", "stored"),
+        sum("hours", "stored"),
+        sum("hours", "queried")
+    );
+    line += if report["equal"] == json!(true) { ": adds up" } else { ": DIFFERS" };
+    for difference in report["differences"].as_array().into_iter().flatten() {
+        line += &format!("\n  DIFFERS  {}", difference.as_str().unwrap_or_default());
+    }
+    line
+}
+
 /// Places and hours as lines, then what differs.
 fn pipeline_table(report: &Value) -> String {
     let text =
@@ -217,16 +236,19 @@ fn pipeline_table(report: &Value) -> String {
             ["source", "hour", "messages", "produced", "stored"].map(|name| text(&place[name]));
         lines.push(format!("{source:<24} {hour:<22} {messages:>10} {produced:>10} {stored:>10}"));
     }
-    lines.push(format!("\n{:<22} {:>10} {:>10} {:>16} {:>10}", "hour", "stands", "corrected", "rolled up + not", "queried"));
-    for hour in report["hours"].as_array().into_iter().flatten() {
-        let rolled: Vec<_> = hour["rolled_up"]
-            .as_object()
-            .into_iter()
-            .flatten()
-            .map(|(name, n)| format!("{n}+{}", hour["not_yet"][name].as_u64().unwrap_or(0)))
-            .collect();
+    let hours = report["hours"].as_array().map(Vec::as_slice).unwrap_or_default();
+    // What a rollup has, and what is read from events until it has them.
+    let rollups: Vec<&String> =
+        hours.first().and_then(|hour| hour["rolled_up"].as_object()).into_iter().flatten().map(|(name, _)| name).collect();
+    let names: String = rollups.iter().map(|name| format!(" {name:>18}")).collect();
+    lines.push(format!("\n{:<22} {:>10} {:>10}{names} {:>10}", "hour", "stands", "corrected", "queried"));
+    for hour in hours {
         let [at, stored, corrected, queried] = ["hour", "stored", "corrected", "queried"].map(|name| text(&hour[name]));
-        lines.push(format!("{at:<22} {stored:>10} {corrected:>10} {:>16} {queried:>10}", rolled.join(" ")));
+        let rolled = rollups.iter().map(|name| match (text(&hour["rolled_up"][*name]), hour["not_yet"][*name].as_u64()) {
+            (n, None | Some(0)) => format!(" {n:>18}"),
+            (n, Some(more)) => format!(" {:>18}", format!("{n} + {more} raw")),
+        });
+        lines.push(format!("{at:<22} {stored:>10} {corrected:>10}{} {queried:>10}", rolled.collect::<String>()));
     }
     lines.push(String::new());
     for difference in report["differences"].as_array().into_iter().flatten() {

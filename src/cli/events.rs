@@ -2,9 +2,8 @@
 
 use anyhow::bail;
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::print_json;
 use crate::instance::Instance;
 
 #[derive(Debug, clap::Args)]
@@ -31,7 +30,36 @@ pub async fn retention(instance: &Instance, command: &Retention) -> anyhow::Resu
     } else {
         instance.get("/api/v1/retention").await?
     };
-    print_json(&answer)
+    println!("{}", kept(&answer));
+    Ok(())
+}
+
+fn kept(answer: &Value) -> String {
+    let day = |value: &Value| value.as_str().and_then(|at| at.get(..10)).unwrap_or("-").to_owned();
+    let mut lines = vec![match answer["keep_days"].as_u64() {
+        Some(days) => format!("Raw events are kept for {days} days; whole months (UTC) expire, some minutes after they are due."),
+        None => "Raw events are kept for ever.".to_owned(),
+    }];
+    let (closing, frozen) = (day(&answer["closing_until"]), day(&answer["frozen_until"]));
+    if closing > frozen {
+        lines.push(format!("Events before {closing} are not taken any more; they are about to be deleted."));
+    }
+    let months = answer["frozen"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if !months.is_empty() {
+        lines.push(format!("Events before {frozen} are deleted. Their numbers stay, and this is what proves them:"));
+        lines.push(format!("\n{:<8} {:>14}  {:<32}  frozen on", "month", "events", "hash over their ids"));
+    }
+    for month in months {
+        let hash = month["hash"].as_str().unwrap_or_default();
+        let name = day(&month["month"]);
+        lines.push(format!(
+            "{:<8} {:>14}  {hash:<32}  {}",
+            &name[..name.len().min(7)],
+            month["events"].to_string(),
+            day(&month["frozen_at"])
+        ));
+    }
+    lines.join("\n")
 }
 
 pub async fn erase(instance: &Instance, command: &Erase) -> anyhow::Result<()> {
@@ -41,5 +69,10 @@ pub async fn erase(instance: &Instance, command: &Erase) -> anyhow::Result<()> {
         bail!("{} would be erased, which cannot be undone; repeat with --yes", consumer["name"].as_str().unwrap_or(&command.consumer));
     }
     let erasure = instance.json(instance.request(Method::POST, &format!("{path}/erasures"))).await?;
-    print_json(&erasure)
+    let name = consumer["name"].as_str().unwrap_or(&command.consumer);
+    println!("{name} is erased: what named it is a pseudonym now or gone, and no total has changed. Replaced or removed:");
+    for (what, n) in erasure["report"].as_object().into_iter().flatten() {
+        println!("{:>12}  {}", n.to_string(), what.replace('_', " "));
+    }
+    Ok(())
 }

@@ -3,6 +3,7 @@
 mod backfill;
 pub mod catalog;
 pub mod closing;
+mod correct;
 mod events;
 mod export;
 mod letters;
@@ -71,6 +72,8 @@ enum Command {
     /// Derive numbers again from the raw events and name every difference.
     #[command(subcommand)]
     Audit(closing::Audit),
+    /// Void or amend events, by id or by filter; first tells what would change, in units and money.
+    Correct(correct::Correct),
     /// How long raw events are kept; with an option, from now on.
     Retention(events::Retention),
     /// Erase a consumer's personal data. No total changes; cannot be undone.
@@ -152,6 +155,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Replay(command) => letters::replay(&find.instance()?, &command).await,
         Command::Rate(command) => closing::rate(&command),
         Command::Audit(command) => closing::audit(&find.instance()?, command).await,
+        Command::Correct(command) => correct::run(&find.instance()?, &command).await,
         Command::Retention(command) => events::retention(&find.instance()?, &command).await,
         Command::Erase(command) => events::erase(&find.instance()?, &command).await,
         Command::Close(command) => closing::close(&find.instance()?, &command).await,

@@ -5,9 +5,9 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 use std::time::Duration;
 
-use farebox_billing::faults;
 use farebox_core::auth::{self, Scope};
 use farebox_core::ids::WorkspaceId;
+use farebox_metering::faults;
 use reqwest::Method;
 use serde_json::json;
 use tokio::process::Command;

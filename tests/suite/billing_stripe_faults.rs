@@ -10,10 +10,11 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use farebox_billing::credit_notes::{self, CreditNote, NewCreditNote, State};
-use farebox_billing::{audit, close, faults, stripe};
+use farebox_billing::{audit, close, stripe};
 use farebox_core::config::Config;
 use farebox_core::ids::CreditNoteId;
 use farebox_core::{App, workspace};
+use farebox_metering::faults;
 use serde_json::json;
 use tokio::process::Command;
 

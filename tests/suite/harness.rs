@@ -80,9 +80,9 @@ impl Up {
     }
 
     /// `kill -9` of the process and, with it, of every engine; then a new start on what is left.
-    pub async fn kill_and_restart(&mut self) -> anyhow::Result<()> {
+    pub async fn kill_and_restart(&mut self, variables: &[(&str, String)]) -> anyhow::Result<()> {
         self.process.kill().await?;
-        self.process = spawn(&self.data, self.port, &[])?;
+        self.start_again(variables)?;
         self.wait_until_ready().await
     }
 

@@ -43,6 +43,8 @@ mod journey;
 mod margin;
 mod metering;
 mod metering_audit;
+mod metering_backfill;
+mod metering_cluster;
 mod metering_corrections;
 mod metering_flow;
 mod metering_keeping;
@@ -167,6 +169,7 @@ fn main() -> ExitCode {
         access_provisioning::apisix_is_kept_in_step,
         access_provisioning::kong_is_kept_in_step,
         metering::answers_equal_a_model_over_random_histories,
+        metering_cluster::answers_equal_the_model_over_distributed_tables,
         metering_flow::events_travel_from_kafka_and_count_once,
         metering_flow::a_second_instance_may_come_and_go,
         metering_flow::meters_over_properties_are_exact,
@@ -306,6 +309,7 @@ fn main() -> ExitCode {
     with_its_own!(tests:
         demo::what_was_sent_is_counted_and_a_second_start_goes_on,
         alerts::killed_between_decision_and_delivery,
+        metering_backfill::a_job_goes_on_wherever_it_was_killed,
         pipeline::counts_equal_the_truth_although_everything_is_killed,
         ingest_faults::kafka_stands_still_and_the_disk_is_full,
     );

@@ -3,6 +3,7 @@
 //! between; every answer must be equal.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use bigdecimal::BigDecimal;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -19,6 +20,7 @@ use farebox_metering::store::{self, EventRow};
 use farebox_metering::timelines::{self, BEGINNING, TimelineEntry};
 use farebox_metering::usage::{self, UsageQuery};
 use farebox_metering::{Condition, Dimension, Test, links, recompute, repair, tiers};
+use futures::{StreamExt, stream};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -31,7 +33,9 @@ const MINUTES: i64 = 48 * 60;
 const MINUTES_LONG: usize = 48 * 60;
 const SUBJECTS: [&str; 5] = ["alpha", "beta", "gamma", "delta", ""];
 /// In every run; FAREBOX_HISTORIES=5000 asks for more.
-const HISTORIES: u64 = 60;
+const HISTORIES: u64 = 200;
+/// Played beside one another, each in a workspace of its own.
+const AT_ONCE: usize = 4;
 const ZONES: [Tz; 5] =
     [Tz::UTC, chrono_tz::Europe::Berlin, chrono_tz::America::New_York, chrono_tz::Australia::Lord_Howe, chrono_tz::Asia::Kathmandu];
 const STATUSES: [u16; 8] = [200, 200, 204, 302, 401, 404, 429, 503];
@@ -39,11 +43,17 @@ const STATUSES: [u16; 8] = [200, 200, 204, 302, 401, 404, 429, 503];
 pub async fn answers_equal_a_model_over_random_histories(suite: &Suite) {
     let histories = std::env::var("FAREBOX_HISTORIES").ok().and_then(|n| n.parse().ok()).unwrap_or(HISTORIES);
     let first = std::env::var("FAREBOX_HISTORIES_FROM").ok().and_then(|n| n.parse().ok()).unwrap_or(0);
-    for seed in first..first + histories {
+    play(&suite.app, first..first + histories).await;
+}
+
+/// Histories of these seeds, several at once.
+pub async fn play(app: &App, seeds: Range<u64>) {
+    let one = async |seed: u64| {
         // Now and then a long one.
-        let steps = if seed % 20 == 0 { 40 } else { 12 };
-        History::new(&suite.app, seed).await.play(&suite.app, steps).await;
-    }
+        let steps = if seed.is_multiple_of(20) { 40 } else { 12 };
+        History::new(app, seed).await.play(app, steps).await;
+    };
+    stream::iter(seeds).for_each_concurrent(AT_ONCE, one).await;
 }
 
 /// One event as sent: with the same id it is a copy.

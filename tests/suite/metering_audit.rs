@@ -6,6 +6,7 @@ use chrono::TimeDelta;
 use farebox_core::event::kafka_key;
 use farebox_core::period::Period;
 use farebox_metering::audit;
+use farebox_metering::corrections::{self, Action, Amendment, Choice, Request};
 use farebox_metering::usage::UsageQuery;
 
 use crate::harness::{Suite, eventually};
@@ -44,6 +45,21 @@ pub async fn the_pipeline_adds_up_and_what_is_lost_is_named(suite: &Suite) {
     assert_eq!((sum(&|p| p.produced.expect("witnessed")), sum(&|p| p.stored)), (60, 60));
     assert_eq!(sum(&|p| p.messages.expect("witnessed")), 93, "60 events, 30 copies, 3 with another time");
     assert!(audited.hours.iter().all(|h| h.stored == h.queried), "{:?}", audited.hours);
+
+    // What corrections do changes no place: an event stays where it came from.
+    let correct = async |action, id: &str, set| {
+        let choice = Choice::Ids(vec![id.to_owned()]);
+        let request = Request { action, choice, set, reason: "the gateway said so".to_owned(), author: "audit".to_owned() };
+        corrections::apply(app, &world.workspace, &request, Some(1)).await.expect("corrected");
+    };
+    correct(Action::Void, "gw/3", Amendment::default()).await;
+    let elsewhere = Amendment { time: Some(hour() + TimeDelta::hours(4)), ..Amendment::default() };
+    correct(Action::Amend, "gw/5", elsewhere.clone()).await;
+    correct(Action::Amend, "gw/5", Amendment { time: Some(hour() + TimeDelta::hours(5)), ..elsewhere }).await;
+    let corrected = audit::pipeline(app, &world.workspace, period).await.expect("audited");
+    assert!(corrected.equal, "{:?}", corrected.differences);
+    assert_eq!(corrected.places, audited.places);
+    assert_eq!(corrected.hours.iter().map(|h| (h.stored, h.corrected)).fold((0, 0), |a, h| (a.0 + h.0, a.1 + h.1)), (59, 3));
 
     // An event that vanishes from the store is missed by name, in its place.
     let gone = "ALTER TABLE events DELETE WHERE workspace = ? AND id = 'gw/7' SETTINGS mutations_sync = 1";

@@ -240,6 +240,18 @@ pub async fn a_proof_agrees_with_usage(suite: &Suite) {
     let second = prove().await;
     assert_eq!(second.events, 50);
     assert_ne!(second.hash, first.hash);
+    // Any number of usage has one; whoever runs its query finds the same.
+    let asked = UsageQuery::new(&world.workspace, "requests", october());
+    let number = proof::of_usage(app, &asked).await.expect("a proof");
+    assert_eq!((number.events, number.value.as_deref(), &number.hash), (50, Some("50"), &second.hash));
+    let none = proof::of_usage(app, &asked.clone().only(Dimension::Status, "503")).await.expect("a proof");
+    assert_eq!((none.events, none.value.as_deref(), none.hash.as_str()), (0, Some("0"), "0".repeat(32).as_str()));
+    let mut by_hand = app.clickhouse.query_raw(&number.query);
+    for (name, bound) in &number.parameters {
+        by_hand = by_hand.param(name, bound);
+    }
+    let found: (u64, String, String, u64, u64) = by_hand.fetch_one().await.expect("an answer");
+    assert_eq!((found.0, found.1, found.2.as_str()), (50, number.hash, "50"));
 }
 
 /// A changed counting rule re-evaluates what was counted before.

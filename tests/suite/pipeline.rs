@@ -54,7 +54,7 @@ pub async fn counts_equal_the_truth_although_everything_is_killed() {
         let then = requests * n + moments.random_range(requests / 2..requests);
         eventually("traffic goes on", RECOVERY, || async { (acknowledged.load(Ordering::Relaxed) >= then).then_some(()) }).await;
         if n % 5 == 3 {
-            up.kill_and_restart().await.expect("starts again on what is left");
+            up.kill_and_restart(&[]).await.expect("starts again on what is left");
             continue;
         }
         let engine = ["kafka.Kafka", "engine clickhouse", "postgres"][usize::try_from(n % 5).unwrap_or(0) % 3];

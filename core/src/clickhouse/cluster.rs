@@ -60,10 +60,11 @@ fn distributed(create: &str, table: &str, cluster: &str, database: &str) -> Stri
     )
 }
 
-/// Columns are known to both tables; indexes, order and expiry to the local one alone.
+/// Columns are known to both tables; indexes, order and expiry to the local one alone, a column's own expiry, too.
 fn altered(table: &str, rest: &str, cluster: &str) -> Vec<String> {
     let mut found = vec![format!("ALTER TABLE {table}_local ON CLUSTER '{cluster}'{rest}")];
-    let columns: Vec<_> = parts(rest).into_iter().filter(|part| part.contains(" COLUMN ")).collect();
+    let columns = parts(rest).into_iter().filter(|part| part.contains(" COLUMN "));
+    let columns: Vec<_> = columns.map(|part| part.split(" TTL ").next().unwrap_or_default().to_owned()).collect();
     if !columns.is_empty() {
         found.push(format!("ALTER TABLE {table} ON CLUSTER '{cluster}' {}", columns.join(", ")));
     }
@@ -90,13 +91,17 @@ fn parts(text: &str) -> Vec<String> {
 }
 
 /// What every question and insert to a cluster carries: inserts are there when they are acknowledged, on most replicas
-/// of their shard, and questions see them; what a question asks in brackets is asked of the whole cluster.
-pub(super) const SETTINGS: [(&str, &str); 5] = [
+/// of their shard, and questions see them; what a question asks in brackets is asked of the whole cluster; what is
+/// selected to be inserted goes by the shard key of where it is inserted. A deletion of superseded rows asks which ones
+/// are current: replicas that ask at another moment delete the same ones, or some later.
+pub(super) const SETTINGS: [(&str, &str); 7] = [
     ("distributed_foreground_insert", "1"),
     ("insert_quorum", "auto"),
     ("select_sequential_consistency", "1"),
     ("insert_quorum_parallel", "0"),
     ("distributed_product_mode", "global"),
+    ("parallel_distributed_insert_select", "0"),
+    ("allow_nondeterministic_mutations", "1"),
 ];
 
 #[cfg(test)]
@@ -123,6 +128,8 @@ mod tests {
     fn only_columns_are_changed_in_front() {
         let made = statements("ALTER TABLE decisions\n    ADD COLUMN api LowCardinality(String),\n    MODIFY ORDER BY (a, b)", "c", "f");
         assert_eq!(made[1], "ALTER TABLE decisions ON CLUSTER 'c' ADD COLUMN api LowCardinality(String)");
+        let made = statements("ALTER TABLE decisions ADD COLUMN ids String TTL minute + INTERVAL 90 DAY", "c", "f");
+        assert_eq!(made[1], "ALTER TABLE decisions ON CLUSTER 'c' ADD COLUMN ids String", "it expires where it lies");
         assert_eq!(statements("ALTER TABLE events ADD INDEX by_id id TYPE bloom_filter(0.01) GRANULARITY 1", "c", "f").len(), 1);
     }
 }

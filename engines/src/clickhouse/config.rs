@@ -24,6 +24,12 @@ pub fn xml(cores: usize) -> String {
     <number_of_free_entries_in_pool_to_lower_max_size_of_merge>1</number_of_free_entries_in_pool_to_lower_max_size_of_merge>
     <number_of_free_entries_in_pool_to_execute_optimize_entire_partition>1</number_of_free_entries_in_pool_to_execute_optimize_entire_partition>
   </merge_tree>
+  <!-- A cluster of this engine alone: what is asked of distributed tables can be tried on it. Nothing listens there; the
+       port says that the shard is here. -->
+  <tcp_port>9000</tcp_port>
+  <remote_servers><here><shard><internal_replication>true</internal_replication>
+    <replica><host>127.0.0.1</host><port>9000</port></replica>
+  </shard></here></remote_servers>
 </clickhouse>
 "
     )

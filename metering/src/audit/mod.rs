@@ -2,14 +2,18 @@
 //!
 //! The first witness is Kafka itself: the messages of the events topic are read once more, by an assignment of the
 //! audit's own, up to the offsets that metering has committed. The second are the rows of `events`. The third the
-//! rollups, the fourth what usage answers. An event's place is the source and hour of the copy received first; what
-//! corrections did to it since is counted and named, not compared away.
+//! rollups, the fourth what usage answers. An event's place is its source and hour as it came; a copy with another time
+//! counts until the repair removes it, and what corrections did to events since is counted and named, not compared away.
+//!
+//! Each witness is a count and a sum of hashes, made in one reading and little memory, so that an hour of tens of
+//! millions of events is audited like any other; identities are looked at only where both differ.
 
+mod distinct;
 mod hours;
 mod stored;
 mod witness;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use farebox_core::ids::WorkspaceId;
@@ -18,6 +22,7 @@ use farebox_core::{App, clock, workspace};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
+use self::witness::{Removed, Witness};
 use crate::facts::{bound, range};
 use crate::{MeteringError, timelines};
 
@@ -29,6 +34,10 @@ const TRIES: usize = 3;
 const NAMED: usize = 20;
 /// How long after an hour's end it is audited by itself: late events have come by then, and minutes are rolled up.
 const SETTLED: TimeDelta = TimeDelta::minutes(15);
+/// Hours that are made up for after nobody audited.
+const MOST_SWEPT: TimeDelta = TimeDelta::hours(24);
+/// How long audits are kept.
+const KEPT: TimeDelta = TimeDelta::days(90);
 
 #[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct PipelineAudit {
@@ -56,7 +65,7 @@ pub struct Place {
     pub hour: DateTime<Utc>,
     /// Messages in Kafka, copies included; none where Kafka has them no more.
     pub messages: Option<u64>,
-    /// Events among them.
+    /// Events among them, each once; without copies with another time that were removed.
     pub produced: Option<u64>,
     /// Events in the store, voided ones included.
     pub stored: u64,
@@ -89,12 +98,31 @@ pub async fn pipeline(app: &App, workspace: &WorkspaceId, period: Period) -> Res
     if (period.end - period.start).num_hours() > MOST_HOURS {
         return Err(MeteringError::invalid("from", format!("an audit takes at most {MOST_HOURS} hours; choose a shorter range")));
     }
-    let mut audit = once(app, workspace, period, as_of).await?;
+    audited(app, workspace, period, None).await
+}
+
+/// By a reading that was begun when the period's minutes had been touched so often, or by one of its own.
+async fn audited(
+    app: &App,
+    workspace: &WorkspaceId,
+    period: Period,
+    reading: Option<(&Witness, u64)>,
+) -> Result<PipelineAudit, MeteringError> {
+    let afresh = async || {
+        let before = touches(app, workspace, period).await?;
+        let removed = Removed::from([(workspace.clone(), stored::removed(app, workspace, period).await?)]);
+        let witness = witness::read(app, Some(workspace), period, removed).await?;
+        once(app, workspace, period, &witness, before).await
+    };
+    let mut audit = match reading {
+        Some((witness, before)) => once(app, workspace, period, witness, before).await?,
+        None => afresh().await?,
+    };
     for _ in 0..TRIES {
         if audit.equal || !audit.moved {
             break;
         }
-        audit = once(app, workspace, period, as_of).await?;
+        audit = afresh().await?;
     }
     if !audit.equal && audit.moved {
         audit.differences.push("events of the range arrived while it was audited; audit hours that are over".to_owned());
@@ -108,37 +136,34 @@ async fn touches(app: &App, workspace: &WorkspaceId, period: Period) -> Result<u
     Ok(bound(app, workspace, &sql).fetch_one().await?)
 }
 
-async fn once(app: &App, workspace: &WorkspaceId, period: Period, as_of: DateTime<Utc>) -> Result<PipelineAudit, MeteringError> {
-    let before = touches(app, workspace, period).await?;
-    let witness = witness::read(app, workspace, period).await?;
+async fn once(app: &App, workspace: &WorkspaceId, period: Period, witness: &Witness, before: u64) -> Result<PipelineAudit, MeteringError> {
+    let as_of = clock::now();
+    let produced = witness.of(workspace);
     let stored = stored::places(app, workspace, period).await?;
     let hours = hours::of(app, workspace, period).await?;
+    let (mut places, mut differing) = (Vec::new(), BTreeSet::new());
+    for at in produced.keys().chain(stored.keys()).collect::<BTreeSet<_>>() {
+        let seen = produced.get(at).copied().unwrap_or_default();
+        let here = stored.get(at).copied().unwrap_or_default();
+        let hour = DateTime::from_timestamp(at.0, 0).unwrap_or_default();
+        let witnessed = witness.from.is_some_and(|from| from <= hour);
+        if witnessed && (seen.events, seen.hash) != (here.events, here.hash) {
+            differing.insert(at.clone());
+        }
+        let (messages, events) = (witnessed.then_some(seen.messages), witnessed.then_some(seen.events));
+        places.push(Place { source: at.1.clone(), hour, messages, produced: events, stored: here.events });
+    }
     let mut differences = Vec::new();
-    let mut places = Vec::new();
-    let mut keys: Vec<_> = witness.places.keys().chain(stored.keys()).cloned().collect();
-    keys.sort();
-    keys.dedup();
-    for (hour, source) in keys {
-        let (seen, here) = (witness.places.get(&(hour, source.clone())), stored.get(&(hour, source.clone())));
-        let at = DateTime::from_timestamp(hour, 0).unwrap_or_default();
-        let witnessed = witness.from.is_some_and(|from| from <= at);
-        let (produced, stored) = (seen.map_or(0, |s| s.events), here.map_or(0, |s| s.events));
-        if witnessed && (produced != stored || seen.map_or(0, |s| s.hash) != here.map_or(0, |s| s.hash)) {
-            let (lost, foreign) = stored::differ(app, workspace, &witness, at, &source).await?;
-            if !lost.is_empty() {
-                differences.push(format!("{source}, {at}: {} events of Kafka are not stored: {}", lost.len(), named(&lost)));
-            }
-            if !foreign.is_empty() {
-                differences.push(format!("{source}, {at}: {} stored events are not in Kafka: {}", foreign.len(), named(&foreign)));
+    if !differing.is_empty() {
+        for ((hour, source), found) in stored::differ(app, workspace, witness, &differing).await? {
+            let at = DateTime::from_timestamp(hour, 0).unwrap_or_default();
+            let more = if found.more { "at least " } else { "" };
+            for (ids, what) in [(&found.lost, "events of Kafka are not stored"), (&found.foreign, "stored events are not in Kafka")] {
+                if !ids.is_empty() {
+                    differences.push(format!("{source}, {at}: {more}{} {what}: {}", ids.len(), named(ids)));
+                }
             }
         }
-        places.push(Place {
-            source,
-            hour: at,
-            messages: witnessed.then(|| seen.map_or(0, |s| s.messages)),
-            produced: witnessed.then_some(produced),
-            stored,
-        });
     }
     for hour in &hours {
         for (rollup, rolled) in &hour.rolled_up {
@@ -167,7 +192,7 @@ async fn once(app: &App, workspace: &WorkspaceId, period: Period, as_of: DateTim
     })
 }
 
-fn named(ids: &[String]) -> String {
+fn named(ids: &BTreeSet<String>) -> String {
     let mut text = ids.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
     if ids.len() > NAMED {
         text.push_str(", ...");
@@ -175,26 +200,41 @@ fn named(ids: &[String]) -> String {
     text
 }
 
-/// Every workspace's last settled hour, once; by whichever instance comes first. `swept` is the hour in which Kafka was
-/// asked whose events there are.
-pub async fn settled_hours(app: &App, swept: &mut Option<DateTime<Utc>>) -> Result<(), MeteringError> {
-    let settled = (clock::now() - SETTLED).timestamp().div_euclid(3600) * 3600;
-    let at = |seconds| DateTime::from_timestamp(seconds, 0).unwrap_or_default();
-    let period = Period { start: at(settled - 3600), end: at(settled) };
+/// Every workspace's hours that have settled since the last time, by whichever instance comes first.
+pub async fn settled_hours(app: &App) -> Result<(), MeteringError> {
+    let end = DateTime::from_timestamp((clock::now() - SETTLED).timestamp().div_euclid(3600) * 3600, 0).unwrap_or_default();
+    let mut claimed = app.pg.begin().await?;
+    timelines::lock(&mut claimed, "audit of the pipeline").await?;
+    let last = sqlx::query_scalar!("SELECT max(period_end) FROM pipeline_sweeps").fetch_one(&mut *claimed).await?;
+    let start = last.map_or(end - TimeDelta::hours(1), |last| last.max(end - MOST_SWEPT));
+    if start >= end {
+        return Ok(());
+    }
+    sweep(app, Period { start, end }).await?;
+    sqlx::query!("INSERT INTO pipeline_sweeps (period_end, period_start, swept_at) VALUES ($1, $2, $3)", end, start, clock::now())
+        .execute(&mut *claimed)
+        .await?;
+    sqlx::query!("DELETE FROM pipeline_sweeps WHERE period_end < $1", end - KEPT).execute(&mut *claimed).await?;
+    Ok(claimed.commit().await?)
+}
+
+/// Audits whole hours of every workspace that the store or Kafka has events of. Kafka is read once for all.
+pub async fn sweep(app: &App, period: Period) -> Result<(), MeteringError> {
     let all = workspace::all(&mut *app.pg.acquire().await?).await.map_err(|e| MeteringError::unreadable("the workspaces", e))?;
-    // Kafka is read for each workspace: not for those of which it has nothing either.
-    let produced = if *swept == Some(period.start) { BTreeSet::new() } else { witness::workspaces(app, period).await? };
+    let sql = format!("SELECT toString(workspace), sum(n) FROM touched WHERE true {} GROUP BY workspace", range("minute", period));
+    let before: Vec<(String, u64)> = app.clickhouse.query_raw(&sql).fetch_all().await?;
+    let before: HashMap<String, u64> = before.into_iter().collect();
+    let mut removed = Removed::new();
+    for workspace in all.iter().filter(|workspace| before.contains_key(workspace.id.as_str())) {
+        removed.insert(workspace.id.clone(), stored::removed(app, &workspace.id, period).await?);
+    }
+    let witness = witness::read(app, None, period, removed).await?;
     for workspace in all {
-        if !produced.contains(&workspace.id) && touches(app, &workspace.id, period).await? == 0 {
+        let touched = before.get(workspace.id.as_str()).copied();
+        if touched.is_none() && !witness.places.contains_key(&workspace.id) {
             continue;
         }
-        let mut transaction = app.pg.begin().await?;
-        if !timelines::try_lock(&mut transaction, &format!("audit {}", workspace.id)).await?
-            || is_done(&mut transaction, &workspace.id, period).await?
-        {
-            continue;
-        }
-        let audit = pipeline(app, &workspace.id, period).await?;
+        let audit = audited(app, &workspace.id, period, Some((&witness, touched.unwrap_or(0)))).await?;
         metrics::gauge!("farebox_metering_audit_differences", "workspace" => workspace.name.clone())
             .set(u32::try_from(audit.differences.len()).unwrap_or(u32::MAX));
         if !audit.equal {
@@ -206,21 +246,10 @@ pub async fn settled_hours(app: &App, swept: &mut Option<DateTime<Utc>>) -> Resu
             );
         }
         if !audit.places.is_empty() || !audit.hours.is_empty() {
-            keep(&mut transaction, &workspace.id, &audit).await?;
+            keep(&mut *app.pg.acquire().await?, &workspace.id, &audit).await?;
         }
-        transaction.commit().await?;
     }
-    *swept = Some(period.start);
     Ok(())
-}
-
-async fn is_done(conn: &mut PgConnection, workspace: &WorkspaceId, period: Period) -> Result<bool, MeteringError> {
-    let found = sqlx::query_scalar!(
-        r#"SELECT EXISTS (SELECT FROM pipeline_audits WHERE workspace_id = $1 AND period_start = $2) AS "done!""#,
-        workspace.as_str(),
-        period.start
-    );
-    Ok(found.fetch_one(conn).await?)
 }
 
 async fn keep(conn: &mut PgConnection, workspace: &WorkspaceId, audit: &PipelineAudit) -> Result<(), MeteringError> {
@@ -237,13 +266,9 @@ async fn keep(conn: &mut PgConnection, workspace: &WorkspaceId, audit: &Pipeline
     )
     .execute(&mut *conn)
     .await?;
-    sqlx::query!(
-        "DELETE FROM pipeline_audits WHERE workspace_id = $1 AND period_start < $2",
-        workspace.as_str(),
-        audit.as_of - TimeDelta::days(90)
-    )
-    .execute(conn)
-    .await?;
+    sqlx::query!("DELETE FROM pipeline_audits WHERE workspace_id = $1 AND period_start < $2", workspace.as_str(), audit.as_of - KEPT)
+        .execute(conn)
+        .await?;
     Ok(())
 }
 

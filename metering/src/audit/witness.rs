@@ -1,12 +1,13 @@
 //! What Kafka has: the events topic read once more, up to what metering has committed.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use anyhow::Context;
 use chrono::{DateTime, TimeDelta, Utc};
 use farebox_core::App;
 use farebox_core::ids::WorkspaceId;
 use farebox_core::kafka::EVENTS;
-use farebox_core::period::Period;
+use farebox_core::period::{Period, floor_minute};
 use rdkafka::consumer::{Consumer, DefaultConsumerContext};
 use rdkafka::message::Message;
 use rdkafka::metadata::MetadataTopic;
@@ -14,23 +15,26 @@ use rdkafka::{Offset, TopicPartitionList};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+use super::distinct::{Distinct, Entry, SLICES};
 use crate::MeteringError;
 use crate::consumer::GROUP;
 use crate::ranges::{self, ASK, Range};
 
-/// Events in one audit: some 64 bytes each while it runs.
-const MOST_EVENTS: usize = 2_000_000;
 /// Clocks of gateways may be ahead of ours: an event can be produced a little before its time.
 const AHEAD: TimeDelta = TimeDelta::minutes(15);
 
 /// (hour in seconds since 1970, source)
 pub(super) type At = (i64, String);
 
+/// Events of a workspace that the repair of duplicates has removed, by hash and minute: for Kafka they are there.
+pub(super) type Removed = HashMap<WorkspaceId, HashSet<(u64, u32)>>;
+
 pub(super) struct Witness {
-    pub places: BTreeMap<At, Seen>,
-    /// Where each event was first seen, by the hash of its identity.
-    events: HashMap<u64, (i64, i64, u32)>,
+    workspaces: Vec<String>,
     sources: Vec<String>,
+    events: Distinct,
+    removed: Removed,
+    pub places: BTreeMap<WorkspaceId, BTreeMap<At, Seen>>,
     /// None when Kafka has no message.
     pub from: Option<DateTime<Utc>>,
     pub waiting: i64,
@@ -38,12 +42,18 @@ pub(super) struct Witness {
     ranges: Vec<Range>,
 }
 
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Seen {
     pub messages: u64,
     pub events: u64,
     /// Sum over identities, modulo 2^64.
     pub hash: u64,
+}
+
+impl Seen {
+    pub fn add(&mut self, hash: u64) {
+        (self.events, self.hash) = (self.events + 1, self.hash.wrapping_add(hash));
+    }
 }
 
 /// Only what the audit needs of an event.
@@ -59,97 +69,85 @@ struct Slim<'a> {
     receivedat: DateTime<Utc>,
 }
 
-/// The first eight bytes of SHA-256, little-endian: what ClickHouse computes, too.
-pub(super) fn hash(id: &str) -> u64 {
+/// The first 16 bytes of SHA-256, little-endian; the lower eight are what ClickHouse computes, too.
+fn key(id: &str) -> u128 {
     let digest = Sha256::digest(id.as_bytes());
-    u64::from_le_bytes(digest[..8].try_into().expect("SHA-256 has 32 bytes"))
+    u128::from_le_bytes(digest[..16].try_into().expect("SHA-256 has 32 bytes"))
 }
 
-pub(super) fn hour(at: DateTime<Utc>) -> i64 {
-    at.timestamp().div_euclid(3600) * 3600
+pub(super) fn hash(id: &str) -> u64 {
+    u64::try_from(key(id) & u128::from(u64::MAX)).unwrap_or_default()
 }
 
-pub(super) async fn read(app: &App, workspace: &WorkspaceId, period: Period) -> Result<Witness, MeteringError> {
-    let (app, workspace) = (app.clone(), workspace.clone());
-    let read = tokio::task::spawn_blocking(move || read_all(&app, &workspace, period)).await;
-    read.map_err(|e| MeteringError::unreadable("the events topic", e))?
-        .map_err(|e| MeteringError::unreadable("the events topic", format!("{e:#}")))
+pub(super) fn hour(at: i64) -> i64 {
+    at.div_euclid(3600) * 3600
 }
 
-/// Whose events of the period Kafka has, committed or not.
-pub(super) async fn workspaces(app: &App, period: Period) -> Result<BTreeSet<WorkspaceId>, MeteringError> {
-    let app = app.clone();
-    let read = move || {
-        let (mut found, mut last) = (BTreeSet::new(), String::new());
-        let (ranges, _, _) = ranges(&app, period, Until::End)?;
-        each(&app, &ranges, |payload| {
-            let Ok(event) = serde_json::from_slice::<Slim<'_>>(payload) else { return Ok(()) };
-            // Mostly the same one again.
-            if period.contains(event.time) && event.workspace != last {
-                last = event.workspace.into_owned();
-                found.extend(last.parse::<WorkspaceId>());
-            }
-            Ok(())
-        })?;
-        anyhow::Ok(found)
-    };
+/// Of one workspace, or of all.
+pub(super) async fn read(app: &App, only: Option<&WorkspaceId>, period: Period, removed: Removed) -> Result<Witness, MeteringError> {
+    let (app, only) = (app.clone(), only.cloned());
+    blocking(move || read_all(&app, only.as_ref(), period, removed)).await
+}
+
+async fn blocking<T: Send + 'static>(read: impl FnOnce() -> anyhow::Result<T> + Send + 'static) -> Result<T, MeteringError> {
     let read = tokio::task::spawn_blocking(read).await;
     read.map_err(|e| MeteringError::unreadable("the events topic", e))?
         .map_err(|e| MeteringError::unreadable("the events topic", format!("{e:#}")))
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Until {
-    /// What metering has stored by its own account.
-    Committed,
-    End,
+/// Numbers of names, in the order of their coming.
+#[derive(Default)]
+struct Names {
+    numbers: HashMap<String, u16>,
+    names: Vec<String>,
 }
 
-fn read_all(app: &App, workspace: &WorkspaceId, period: Period) -> anyhow::Result<Witness> {
-    let (ranges, from, waiting) = ranges(app, period, Until::Committed)?;
-    let mut witness = Witness { places: BTreeMap::new(), events: HashMap::new(), sources: Vec::new(), from, waiting, ranges };
-    let mut messages: BTreeMap<At, u64> = BTreeMap::new();
-    let mut sources: HashMap<String, u32> = HashMap::new();
-    let ranges = witness.ranges.clone();
+impl Names {
+    fn number(&mut self, name: &str) -> anyhow::Result<u16> {
+        if let Some(number) = self.numbers.get(name) {
+            return Ok(*number);
+        }
+        let number = u16::try_from(self.names.len()).context("more than 65,536 sources or workspaces cannot be audited together")?;
+        self.numbers.insert(name.to_owned(), number);
+        self.names.push(name.to_owned());
+        Ok(number)
+    }
+}
+
+fn read_all(app: &App, only: Option<&WorkspaceId>, period: Period, removed: Removed) -> anyhow::Result<Witness> {
+    let (ranges, from, waiting) = ranges(app, period)?;
+    let (mut workspaces, mut sources, mut events) = (Names::default(), Names::default(), Distinct::default());
+    let mut messages: HashMap<(u16, u16, i64), u64> = HashMap::new();
     each(app, &ranges, |payload| {
         let Ok(event) = serde_json::from_slice::<Slim<'_>>(payload) else { return Ok(()) };
-        if event.workspace != workspace.as_str() {
+        if !period.contains(event.time) || only.is_some_and(|only| event.workspace != only.as_str()) {
             return Ok(());
         }
-        if period.contains(event.time) {
-            *messages.entry((hour(event.time), event.source.clone().into_owned())).or_default() += 1;
-        }
-        let next = u32::try_from(sources.len()).unwrap_or(u32::MAX);
-        let source = *sources.entry(event.source.into_owned()).or_insert(next);
-        let seen = (event.receivedat.timestamp_micros(), hour(event.time), source);
-        let first = witness.events.entry(hash(&event.id)).or_insert(seen);
-        if seen.0 < first.0 {
-            *first = seen;
-        }
-        anyhow::ensure!(witness.events.len() <= MOST_EVENTS, "there are more than {MOST_EVENTS} events; audit a shorter range");
-        Ok(())
+        let (workspace, source) = (workspaces.number(&event.workspace)?, sources.number(&event.source)?);
+        *messages.entry((workspace, source, hour(event.time.timestamp()))).or_default() += 1;
+        let minute = u32::try_from(floor_minute(event.time).timestamp()).unwrap_or_default();
+        events.add(Entry { key: key(&event.id), minute, workspace, source, received: event.receivedat.timestamp_micros() })
     })?;
-    let mut names: Vec<_> = sources.into_iter().collect();
-    names.sort_by_key(|(_, n)| *n);
-    witness.sources = names.into_iter().map(|(name, _)| name).collect();
-    for (at, n) in messages {
-        witness.places.entry(at).or_default().messages = n;
+    let mut witness =
+        Witness { workspaces: workspaces.names, sources: sources.names, events, removed, places: BTreeMap::new(), from, waiting, ranges };
+    let mut seen: HashMap<(u16, u16, i64), Seen> =
+        messages.into_iter().map(|(place, messages)| (place, Seen { messages, ..Seen::default() })).collect();
+    for slice in 0..SLICES {
+        for entry in witness.slice(slice)? {
+            seen.entry((entry.workspace, entry.source, hour(entry.minute.into()))).or_default().add(entry.hash());
+        }
     }
-    let (start, end) = (period.start.timestamp(), period.end.timestamp());
-    for (hash, (_, hour, source)) in &witness.events {
-        if (start..end).contains(hour)
-            && let Some(source) = witness.sources.get(usize::try_from(*source).unwrap_or(usize::MAX))
-        {
-            let seen = witness.places.entry((*hour, source.clone())).or_default();
-            seen.events += 1;
-            seen.hash = seen.hash.wrapping_add(*hash);
+    for ((workspace, source, hour), seen) in seen {
+        let names = (witness.workspaces.get(usize::from(workspace)), witness.sources.get(usize::from(source)));
+        if let (Some(Ok(workspace)), Some(source)) = (names.0.map(|name| name.parse()), names.1) {
+            witness.places.entry(workspace).or_default().insert((hour, source.clone()), seen);
         }
     }
     Ok(witness)
 }
 
-/// Each partition's messages from the period's start to what is committed, or to the end; from when there are any; and how many wait.
-fn ranges(app: &App, period: Period, until: Until) -> anyhow::Result<(Vec<Range>, Option<DateTime<Utc>>, i64)> {
+/// Each partition's messages from the period's start to what is committed; from when there are any; and how many wait.
+fn ranges(app: &App, period: Period) -> anyhow::Result<(Vec<Range>, Option<DateTime<Utc>>, i64)> {
     let consumer = app.kafka.base_consumer(GROUP, DefaultConsumerContext)?;
     let topic = app.kafka.name(EVENTS);
     let metadata = consumer.fetch_metadata(Some(&topic), ASK)?;
@@ -169,13 +167,12 @@ fn ranges(app: &App, period: Period, until: Until) -> anyhow::Result<(Vec<Range>
         let partition = element.partition();
         let (low, high) = consumer.fetch_watermarks(&topic, partition, ASK)?;
         let committed = element.offset().to_raw().filter(|offset| *offset >= 0).unwrap_or(low);
-        let until = if until == Until::End { high } else { committed };
         let start =
             starts.find_partition(&topic, partition).and_then(|e| e.offset().to_raw()).filter(|offset| *offset >= 0).unwrap_or(high);
         waiting += high - committed;
         // Retention may have taken messages of the period, unless the one before its first is still there.
         deleted |= low > 0 && start <= low;
-        ranges.push((partition, start.max(low), until));
+        ranges.push((partition, start.max(low), committed));
     }
     Ok((ranges, (!deleted).then_some(period.start), waiting))
 }
@@ -187,17 +184,45 @@ fn each(app: &App, ranges: &[Range], mut take: impl FnMut(&[u8]) -> anyhow::Resu
 }
 
 impl Witness {
-    /// Hashes of the events at one place.
-    pub fn hashes(&self, hour: i64, source: &str) -> Vec<u64> {
-        let wanted = self.sources.iter().position(|name| name == source).and_then(|n| u32::try_from(n).ok());
-        self.events.iter().filter(|(_, (_, h, s))| *h == hour && Some(*s) == wanted).map(|(hash, _)| *hash).collect()
+    /// The places of a workspace.
+    pub fn of(&self, workspace: &WorkspaceId) -> BTreeMap<At, Seen> {
+        self.places.get(workspace).cloned().unwrap_or_default()
+    }
+
+    /// What Kafka has in a slice that the repair of duplicates has left.
+    fn slice(&self, number: usize) -> anyhow::Result<Vec<Entry>> {
+        let removed: Vec<_> =
+            self.workspaces.iter().map(|name| name.parse::<WorkspaceId>().ok().and_then(|id| self.removed.get(&id))).collect();
+        let mut entries = self.events.slice(number)?;
+        entries.retain(|entry| {
+            let removed = removed.get(usize::from(entry.workspace)).copied().flatten();
+            removed.is_none_or(|removed| !removed.contains(&(entry.hash(), entry.minute)))
+        });
+        Ok(entries)
+    }
+
+    /// Hashes of a slice's events at some places of a workspace.
+    pub fn hashes(&self, slice: usize, workspace: &WorkspaceId, places: &BTreeSet<At>) -> anyhow::Result<BTreeMap<At, HashSet<u64>>> {
+        let mut found: BTreeMap<At, HashSet<u64>> = BTreeMap::new();
+        let wanted = self.workspaces.iter().position(|name| name == workspace.as_str());
+        for entry in self.slice(slice)?.into_iter().filter(|entry| Some(usize::from(entry.workspace)) == wanted) {
+            let Some(source) = self.sources.get(usize::from(entry.source)) else { continue };
+            let place = (hour(entry.minute.into()), source.clone());
+            if places.contains(&place) {
+                found.entry(place).or_default().insert(entry.hash());
+            }
+        }
+        Ok(found)
     }
 
     /// The identities of some hashes: read again, because names are only needed where something is wrong.
-    pub async fn names(&self, app: &App, wanted: Vec<u64>) -> Result<Vec<String>, MeteringError> {
+    pub async fn names(&self, app: &App, wanted: HashSet<u64>) -> Result<BTreeSet<String>, MeteringError> {
+        if wanted.is_empty() {
+            return Ok(BTreeSet::new());
+        }
         let (app, ranges) = (app.clone(), self.ranges.clone());
-        let read = tokio::task::spawn_blocking(move || {
-            let mut names = std::collections::BTreeSet::new();
+        blocking(move || {
+            let mut names = BTreeSet::new();
             each(&app, &ranges, |payload| {
                 if let Ok(event) = serde_json::from_slice::<Slim<'_>>(payload)
                     && wanted.contains(&hash(&event.id))
@@ -206,10 +231,8 @@ impl Witness {
                 }
                 Ok(())
             })?;
-            anyhow::Ok(names.into_iter().collect())
+            Ok(names)
         })
-        .await;
-        read.map_err(|e| MeteringError::unreadable("the events topic", e))?
-            .map_err(|e| MeteringError::unreadable("the events topic", format!("{e:#}")))
+        .await
     }
 }

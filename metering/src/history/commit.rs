@@ -12,7 +12,7 @@ use super::{drop_table, table, topic};
 use crate::facts::{bound, minute_sql};
 use crate::repair::{self, COLUMNS};
 use crate::timelines::{self, Held};
-use crate::{MeteringError, retention};
+use crate::{MeteringError, faults, retention};
 
 /// Minutes and rows taken over at a time.
 const MINUTES: usize = 2000;
@@ -45,6 +45,16 @@ pub async fn step(app: &App) -> Result<(), MeteringError> {
         claimed.commit().await?;
     }
     Ok(())
+}
+
+/// How many minutes a commit takes over.
+pub(super) async fn minutes(app: &App, workspace: &WorkspaceId, id: &JobId) -> Result<u64, MeteringError> {
+    let closing = minute_sql(retention::limits(app, workspace).await?.closing.timestamp());
+    let sql = format!(
+        "SELECT uniqExact(toStartOfMinute(time)) FROM {} WHERE workspace = {{ws:String}} AND toStartOfMinute(time) >= {closing}",
+        table(id)
+    );
+    Ok(bound(app, workspace, &sql).fetch_one().await?)
 }
 
 async fn take_over(app: &App, workspace: &WorkspaceId, id: &JobId) -> Result<(), MeteringError> {
@@ -82,7 +92,9 @@ async fn take_over(app: &App, workspace: &WorkspaceId, id: &JobId) -> Result<(),
             .with_setting("optimize_on_insert", "0")
             .execute()
             .await?;
+        faults::point("backfill.inserted");
         held.touch(app, workspace).await?;
+        faults::point("backfill.touched");
         let until = part.last().map_or(0, |m| m.minute) + 60;
         sqlx::query!(
             "UPDATE backfills SET position = $2, minutes_done = minutes_done + $3 WHERE id = $1",
@@ -92,6 +104,7 @@ async fn take_over(app: &App, workspace: &WorkspaceId, id: &JobId) -> Result<(),
         )
         .execute(&app.pg)
         .await?;
+        faults::point("backfill.part");
         rest = later;
     }
     // Copies that came with another time, now or before.
@@ -100,6 +113,7 @@ async fn take_over(app: &App, workspace: &WorkspaceId, id: &JobId) -> Result<(),
     let (first, last, n): (u32, u32, u64) = app.clickhouse.query_raw(&ever).fetch_one().await?;
     if n > 0 {
         repair::repair(app, workspace, Period { start: at(first), end: at(last + 60) }).await?;
+        faults::point("backfill.repaired");
     }
     sqlx::query!("UPDATE backfills SET state = 'done', minutes_done = minutes, done_at = $2 WHERE id = $1", id.as_str(), clock::now())
         .execute(&app.pg)

@@ -39,7 +39,10 @@ pub struct Job {
     /// Events collected, copies included; and records that are none.
     pub accepted: i64,
     pub rejected: i64,
-    /// Minutes with events, and those that are committed.
+    /// What the preview said when it was committed: events that were new, and those that were there.
+    pub new: Option<i64>,
+    pub already_there: Option<i64>,
+    /// Minutes to be taken over, and those that are.
     pub minutes: i32,
     pub minutes_done: i32,
     pub created_at: DateTime<Utc>,
@@ -167,8 +170,8 @@ pub async fn create(app: &App, workspace: &WorkspaceId, new: New, author: &str) 
 pub async fn get(conn: &mut PgConnection, workspace: &WorkspaceId, id: &JobId) -> Result<Option<Job>, MeteringError> {
     Ok(sqlx::query_as!(
         Job,
-        r#"SELECT id AS "id: JobId", source, format, topic, state, author, next_chunk, accepted, rejected, minutes, minutes_done, created_at,
-                  committed_at, done_at FROM backfills WHERE workspace_id = $1 AND id = $2"#,
+        r#"SELECT id AS "id: JobId", source, format, topic, state, author, next_chunk, accepted, rejected, new_events AS new,
+                  known_events AS already_there, minutes, minutes_done, created_at, committed_at, done_at FROM backfills WHERE workspace_id = $1 AND id = $2"#,
         workspace.as_str(),
         id.as_str()
     )
@@ -180,8 +183,8 @@ pub async fn get(conn: &mut PgConnection, workspace: &WorkspaceId, id: &JobId) -
 pub async fn list(conn: &mut PgConnection, workspace: &WorkspaceId, limit: i64, before: &str) -> Result<Vec<Job>, MeteringError> {
     Ok(sqlx::query_as!(
         Job,
-        r#"SELECT id AS "id: JobId", source, format, topic, state, author, next_chunk, accepted, rejected, minutes, minutes_done, created_at,
-                  committed_at, done_at FROM backfills WHERE workspace_id = $1 AND ($3 = '' OR id < $3) ORDER BY id DESC LIMIT $2"#,
+        r#"SELECT id AS "id: JobId", source, format, topic, state, author, next_chunk, accepted, rejected, new_events AS new,
+                  known_events AS already_there, minutes, minutes_done, created_at, committed_at, done_at FROM backfills WHERE workspace_id = $1 AND ($3 = '' OR id < $3) ORDER BY id DESC LIMIT $2"#,
         workspace.as_str(),
         limit,
         before
@@ -255,13 +258,17 @@ pub async fn commit(app: &App, workspace: &WorkspaceId, id: &JobId, expected: u6
         let detail = format!("{} events would be new, not {expected}. Look at the preview again, then commit it.", seen.new);
         return Err(MeteringError::Conflict { slug: "choice-changed", detail });
     }
+    let minutes = commit::minutes(app, workspace, id).await?;
     let mut transaction = app.pg.begin().await?;
     let done = sqlx::query!(
-        "UPDATE backfills SET state = 'committing', committed_at = $3, minutes = $4 WHERE workspace_id = $1 AND id = $2 AND state = 'open'",
+        "UPDATE backfills SET state = 'committing', committed_at = $3, minutes = $4, new_events = $5, known_events = $6
+         WHERE workspace_id = $1 AND id = $2 AND state = 'open'",
         workspace.as_str(),
         id.as_str(),
         clock::now(),
-        i32::try_from(seen.minutes).unwrap_or(i32::MAX)
+        i32::try_from(minutes).unwrap_or(i32::MAX),
+        i64::try_from(seen.new).unwrap_or(i64::MAX),
+        i64::try_from(seen.already_there).unwrap_or(i64::MAX)
     )
     .execute(&mut *transaction)
     .await?;

@@ -11,8 +11,8 @@ use rdkafka::metadata::MetadataTopic;
 use tokio::sync::mpsc::{Sender, channel};
 
 use super::{Chunk, collect};
-use crate::MeteringError;
 use crate::ranges::{self, ASK};
+use crate::{MeteringError, faults};
 
 /// Messages collected together.
 const MESSAGES: usize = 5000;
@@ -33,6 +33,7 @@ pub(super) async fn read(app: &App, workspace: &WorkspaceId, id: &JobId) -> Resu
         accepted += i64::try_from(taken).unwrap_or(0);
         rejected += i64::try_from(refused.len()).unwrap_or(0);
         progress(app, id, accepted, rejected, "reading").await?;
+        faults::point("backfill.read");
     }
     let read = reading.await.map_err(|e| MeteringError::unreadable("the topic", e))?;
     read.map_err(|e| MeteringError::unreadable("the topic", format!("{e:#}")))?;

@@ -29,6 +29,7 @@ pub fn router(app: &App) -> OpenApiRouter {
     OpenApiRouter::new()
         .routes(routes!(usage::usage))
         .routes(routes!(usage::behind))
+        .routes(routes!(usage::proof))
         .routes(routes!(tail::tail))
         .routes(routes!(meters::list))
         .routes(routes!(meters::progress))

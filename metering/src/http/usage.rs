@@ -23,6 +23,7 @@ use crate::consumers;
 use crate::dimension::Dimension;
 use crate::events::{Event, EventsQuery};
 use crate::filter::Filter;
+use crate::proof::{self, UsageProof};
 use crate::usage::{self, MAX_ROWS, UsageAnswer, UsageQuery};
 
 const DEFAULT_ROWS: usize = 10_000;
@@ -166,6 +167,36 @@ pub(super) async fn behind(State(app): State<App>, caller: Caller, QueryPairs(pa
     parameters.done()?;
     let asked = EventsQuery { filters: query.filters, meter: query.meter, before, ..EventsQuery::new(&query.workspace, query.period) };
     Ok(Json(page(&app, asked, limit).await?))
+}
+
+/// The proof of a number
+///
+/// The same question as `/api/v1/usage` over its whole range, answered from the raw events alone: how many there are, a
+/// hash over their ids, and the query to run again. Two who agree on the hash agree on every event. Without `from` and
+/// `to`: the last 30 days.
+#[utoipa::path(get, path = "/api/v1/usage/proof", tag = "usage", params(
+    ("meter" = Option<String>, Query, description = "`calls` (default), `requests`, or a meter of the catalogue."),
+    ("consumer" = Option<String>, Query, description = "Id or name; `unknown` for nobody's."),
+    ("subscription" = Option<String>, Query, description = "Only this subscription."),
+    ("plan" = Option<String>, Query, description = "Only this plan, by name."),
+    ("api" = Option<String>, Query, description = "Only this api, by name."),
+    ("from" = Option<String>, Query, description = "RFC 3339 time, or a date in `time_zone`."),
+    ("to" = Option<String>, Query, description = "Not included."),
+    ("time_zone" = Option<String>, Query, description = "IANA name; the workspace's unless given."),
+    ("filter[dimension]" = Option<String>, Query, description = "As in /api/v1/usage."),
+), responses((status = 200, body = UsageProof), (status = 422, body = Problem)))]
+pub(super) async fn proof(State(app): State<App>, caller: Caller, QueryPairs(pairs): QueryPairs) -> Result<Json<UsageProof>, Problem> {
+    caller.0.require(Scope::Read)?;
+    let mut parameters = Parameters(pairs);
+    let query = parse(&app, &caller.0.workspace, &mut parameters).await?;
+    parameters.done()?;
+    if query.window != Window::None || !query.group_by.is_empty() || query.compare.is_some() || query.cumulative {
+        return Err(Problem::invalid_field(
+            "window",
+            "a proof is of one number: a window's has its start and end as `from` and `to`, a group's its values as filters",
+        ));
+    }
+    Ok(Json(proof::of_usage(&app, &query).await?))
 }
 
 fn named(dimension: &str, value: String, names: &HashMap<String, String>) -> Value {

@@ -5,6 +5,7 @@ pub mod close;
 pub mod consumers;
 pub mod credit_notes;
 pub mod dead_letters;
+pub mod history;
 pub mod invoices;
 pub mod kpis;
 pub mod margin;

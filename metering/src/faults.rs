@@ -7,8 +7,13 @@ use std::sync::LazyLock;
 
 static KILL_AT: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("FAREBOX_KILL_AT").ok().filter(|name| !name.is_empty()));
 
-/// Every point there is: those of a month's close in their order, and those of alerts.
+/// Every point there is: those of a backfill, of a month's close, and of alerts, in their order.
 pub const POINTS: &[&str] = &[
+    "backfill.read",
+    "backfill.inserted",
+    "backfill.touched",
+    "backfill.part",
+    "backfill.repaired",
     "close.started",
     "close.rated",
     "close.drafted",
