@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::str::FromStr;
 
-use anyhow::ensure;
+use anyhow::Context;
 use farebox_core::App;
 use farebox_core::auth::{self, Scope};
 use farebox_core::config::Config;
@@ -28,8 +28,10 @@ pub struct Bench {
 impl Bench {
     /// `farebox`: the binary that runs engines.
     pub async fn start(data: &Path, farebox: &Path) -> anyhow::Result<Self> {
-        ensure!(farebox.exists(), "{} is not there; build it, or name it with --farebox", farebox.display());
-        let options = Options { with: With { stripe: false, ..With::default() }, program: Some(farebox.to_owned()), ..Options::new(data) };
+        // Engines are run from the data directory.
+        let program =
+            farebox.canonicalize().with_context(|| format!("{} is not there; build it, or name it with --farebox", farebox.display()))?;
+        let options = Options { with: With { stripe: false, ..With::default() }, program: Some(program), ..Options::new(data) };
         let engines = Engines::start(options).await?;
         let found = engines.addresses().clone();
         let name = format!("farebox_bench_{}", std::process::id());
