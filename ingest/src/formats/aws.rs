@@ -10,6 +10,7 @@
 //! Id: `decision`, where a Lambda authorizer hands on what `/v1/decide` gave; else `extendedRequestId`, which no client
 //! can choose; else `requestId`, which clients can override, so that it is joined with a hash of the record; else none.
 
+use farebox_core::api_path;
 use farebox_core::event::{AnsweredBy, RequestData};
 
 use super::{Draft, api_of, decision, joined, latency, method, own_hash, status, times, without_secret};
@@ -35,7 +36,8 @@ fn draft(log: &Object, id: Option<String>) -> Result<Draft, Rejection> {
     };
     let answer = log.amount("status", 0)?.ok_or_else(|| Rejection::missing("/status"))?;
     let route = log.first_said(&["resourcePath", "routeKey"])?;
-    let route = if route == "$default" { String::new() } else { route };
+    // A template has no query, unless somebody wrote one: it is none to be kept.
+    let route = if route == "$default" { String::new() } else { api_path::without_query(&route).to_owned() };
     let (api, api_version) = api_of(log.first_said(&["apiName", "apiId"])?, &log.first_said(&["resourcePath", "path"])?, !route.is_empty());
     let key = log.said("apiKeyId")?;
     let consumer = log.said("consumer")?;
@@ -128,6 +130,7 @@ mod tests {
         let route = |key: &str| with(&[("resourcePath", json!(null)), ("routeKey", json!(key))]).expect("it is right").data.route;
         assert_eq!(route("GET /orders/{id}"), "GET /orders/{id}");
         assert_eq!(route("$default"), "");
+        assert_eq!(route("GET /orders?token=s3cret"), "GET /orders");
         assert_eq!(route("-"), "");
     }
 }

@@ -9,6 +9,7 @@
 //! Id: `correlationId`, which a client may send as `activityid`, joined with a hash of the record; `decision` before it
 //! where the operator has it in `properties`.
 
+use farebox_core::api_path;
 use farebox_core::event::{AnsweredBy, RequestData};
 
 use super::{Draft, decision, joined, latency, method, own_hash, status, times};
@@ -38,7 +39,7 @@ fn draft(log: &Object, id: &str, json: &str) -> Result<Draft, Rejection> {
     let data = RequestData {
         api: log.first_said(&["apiId", "apiName"])?,
         api_version: log.said("apiVersion")?,
-        route: log.said("apiResourceTemplate")?,
+        route: api_path::without_query(&log.said("apiResourceTemplate")?).to_owned(),
         method: method(log.said("apiMethod")?),
         status: status(answer, || log.at("proxyResponseCode"))?,
         latency_us: latency(log.amount("responseLatency", 3)?.unwrap_or(0)),
@@ -104,6 +105,11 @@ mod tests {
         assert_eq!(with("keyType", json!("SANDBOX")).expect("it is right").data.environment, "sandbox");
         let cached = with("responseCacheHit", json!(true)).expect("it is right").data;
         assert_eq!((cached.cached, cached.answered_by), (true, AnsweredBy::Cache));
+    }
+
+    #[test]
+    fn a_query_in_a_template_is_not_kept() {
+        assert_eq!(with("apiResourceTemplate", json!("/orders?token=s3cret")).expect("it is right").data.route, "/orders");
     }
 
     #[test]
