@@ -141,20 +141,38 @@ pub(super) async fn usage(
     Ok(Json(answer).into_response())
 }
 
+/// What names one number; read by [`parse`].
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "it only describes")]
+struct OneNumber {
+    /// `calls` (default), `requests`, or a meter of the catalogue.
+    meter: Option<String>,
+    /// Id or name; `unknown` for nobody's.
+    consumer: Option<String>,
+    /// Only this subscription.
+    subscription: Option<String>,
+    /// Only this plan, by name.
+    plan: Option<String>,
+    /// Only this api, by name.
+    api: Option<String>,
+    /// RFC 3339 time, or a date in `time_zone`.
+    from: Option<String>,
+    /// Not included.
+    to: Option<String>,
+    /// IANA name; the workspace's unless given.
+    time_zone: Option<String>,
+    /// As in /api/v1/usage.
+    #[param(rename = "filter[dimension]")]
+    filter: Option<String>,
+}
+
 /// The events behind a number
 ///
 /// The same question as `/api/v1/usage`, answered with the raw events that its number is made of, newest first, each
 /// with what it adds. A window's events: its start and end as `from` and `to`; a group's: its values as filters.
 #[utoipa::path(get, path = "/api/v1/usage/events", tag = "usage", params(
-    ("meter" = Option<String>, Query, description = "`calls` (default), `requests`, or a meter of the catalogue."),
-    ("consumer" = Option<String>, Query, description = "Id or name; `unknown` for nobody's."),
-    ("subscription" = Option<String>, Query, description = "Only this subscription."),
-    ("plan" = Option<String>, Query, description = "Only this plan, by name."),
-    ("api" = Option<String>, Query, description = "Only this api, by name."),
-    ("from" = Option<String>, Query, description = "RFC 3339 time, or a date in `time_zone`."),
-    ("to" = Option<String>, Query, description = "Not included."),
-    ("time_zone" = Option<String>, Query, description = "IANA name; the workspace's unless given."),
-    ("filter[dimension]" = Option<String>, Query, description = "As in /api/v1/usage."),
+    OneNumber,
     ("limit" = Option<u32>, Query, description = "50 unless given, at most 500."),
     ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before."),
 ), responses((status = 200, body = Page<Event>), (status = 422, body = Problem)))]
@@ -174,17 +192,7 @@ pub(super) async fn behind(State(app): State<App>, caller: Caller, QueryPairs(pa
 /// The same question as `/api/v1/usage` over its whole range, answered from the raw events alone: how many there are, a
 /// hash over their ids, and the query to run again. Two who agree on the hash agree on every event. Without `from` and
 /// `to`: the last 30 days.
-#[utoipa::path(get, path = "/api/v1/usage/proof", tag = "usage", params(
-    ("meter" = Option<String>, Query, description = "`calls` (default), `requests`, or a meter of the catalogue."),
-    ("consumer" = Option<String>, Query, description = "Id or name; `unknown` for nobody's."),
-    ("subscription" = Option<String>, Query, description = "Only this subscription."),
-    ("plan" = Option<String>, Query, description = "Only this plan, by name."),
-    ("api" = Option<String>, Query, description = "Only this api, by name."),
-    ("from" = Option<String>, Query, description = "RFC 3339 time, or a date in `time_zone`."),
-    ("to" = Option<String>, Query, description = "Not included."),
-    ("time_zone" = Option<String>, Query, description = "IANA name; the workspace's unless given."),
-    ("filter[dimension]" = Option<String>, Query, description = "As in /api/v1/usage."),
-), responses((status = 200, body = UsageProof), (status = 422, body = Problem)))]
+#[utoipa::path(get, path = "/api/v1/usage/proof", tag = "usage", params(OneNumber), responses((status = 200, body = UsageProof), (status = 422, body = Problem)))]
 pub(super) async fn proof(State(app): State<App>, caller: Caller, QueryPairs(pairs): QueryPairs) -> Result<Json<UsageProof>, Problem> {
     caller.0.require(Scope::Read)?;
     let mut parameters = Parameters(pairs);
