@@ -1,8 +1,9 @@
 //! What becomes of prepaid credits and units, for the books.
 //!
-//! Units that were bought are booked as credits are, each entry with what it moves of their price. Credits that were paid for, or that a credit note keeps for the customer, are owed to the customer until they are used,
+//! Credits that were paid for, or that a credit note keeps for the customer, are owed to the customer until they are used,
 //! expire, or are paid back. Those given away are owed to nobody: used before tax they only make a sale smaller. Credits used
 //! after tax settle what is owed on the invoice, which books it; only where they were given away does that cost revenue.
+//! Units that were bought are booked as credits are, each entry with what it moves of their price.
 
 use chrono::{DateTime, Utc};
 use farebox_core::ids::{ConsumerId, InvoiceId, WorkspaceId};
