@@ -1,5 +1,5 @@
 //! What the targets share: any bytes have a verdict, what is accepted can be written, and what is kept of a rejected record
-//! has its secrets masked once and for all.
+//! has its secrets masked once and for all, and decodes as it did.
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -50,9 +50,13 @@ pub fn mapped(data: &[u8]) {
 }
 
 fn judge(format: &Format, data: &[u8]) {
-    verdict(format.decode(data));
+    let decoded = format.decode(data);
     let kept = format.masked(data);
     assert_eq!(format.masked(&kept), kept);
+    if decoded.is_ok() {
+        assert_eq!(format.decode(&kept), decoded);
+    }
+    verdict(decoded);
 }
 
 fn verdict(decoded: Result<Draft, Rejection>) {

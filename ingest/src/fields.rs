@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::mask::hashed_query;
 use crate::verdict::{Reason, Rejection};
 
 /// Objects and arrays within one another, at most.
@@ -123,7 +124,8 @@ impl<'a> Object<'a> {
 /// What a gateway's log has by name: members of a JSON object, or attributes of an OTLP record. Operators write such
 /// logs by templates, so numbers in quotes are numbers, and `-`, an empty text and null all say "not set".
 pub trait Log {
-    /// A text, or a scalar as its text; empty when not set.
+    /// A text, or a scalar as its text; empty when not set. A query is kept as its hash, as a dead letter keeps it: a replay
+    /// reads the same id.
     fn said(&self, key: &str) -> Result<String, Rejection>;
     /// A number times ten to the `power`; None when not set, or -1, which gateways write for "does not apply".
     fn amount(&self, key: &str, power: i64) -> Result<Option<u64>, Rejection>;
@@ -170,11 +172,18 @@ impl Log for Object<'_> {
 /// See [`Log::said`].
 pub fn said(raw: &RawValue, pointer: impl FnOnce() -> String) -> Result<String, Rejection> {
     let said = match raw.get().as_bytes().first() {
-        Some(b'"') => text(raw, pointer)?,
+        Some(b'"') => with_hashed_query(text(raw, pointer)?),
         Some(b'{' | b'[') => return Err(Rejection::wrong_type(pointer(), "a text")),
         _ => raw.get().to_owned(),
     };
     Ok(if said == "-" { String::new() } else { said })
+}
+
+pub fn with_hashed_query(text: String) -> String {
+    match hashed_query(&text) {
+        Cow::Owned(hashed) => hashed,
+        Cow::Borrowed(_) => text,
+    }
 }
 
 /// See [`Log::amount`].

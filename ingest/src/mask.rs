@@ -2,13 +2,16 @@
 //! strings. A dead letter keeps the record for people to look at, so these are replaced by their hash first; all else stays
 //! byte for byte, because it may be no JSON at all.
 //!
-//! What is masked decodes as the record did: decoders that hash a key take a hash in its place ([`masked_hash`]). Masking
-//! twice changes nothing, so that an id which is made from a hash of the record is the same before and after.
+//! What is masked decodes as the record did: decoders that hash a key take a hash in its place ([`masked_hash`]), and read
+//! every text with its query hashed ([`hashed_query`]), an id too. Masking twice changes nothing, so that an id which is made
+//! from a hash of the record is the same before and after.
 
 use std::borrow::Cow;
 use std::ops::Range;
 
 use sha2::{Digest, Sha256};
+
+use crate::fields::log_text;
 
 /// Members and attributes with these names, in small letters and with `-` for `_`, whatever stands before them
 /// (`request_Authorization`, `http.request.header.cookie`).
@@ -59,6 +62,27 @@ pub fn masked<'a>(record: &'a [u8], own: &[String]) -> Cow<'a, [u8]> {
 pub fn masked_hash(value: &str) -> Option<&str> {
     let hash = value.strip_prefix("{\"sha256\":\"")?.strip_suffix("\"}")?;
     (hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_hexdigit())).then_some(hash)
+}
+
+/// A text with a hash in place of its query, as both a decoder and a dead letter keep it.
+pub fn hashed_query(text: &str) -> Cow<'_, str> {
+    match query(text.as_bytes()) {
+        None => Cow::Borrowed(text),
+        Some(place) => Cow::Owned([&text[..place.start], &query_hash(&text[place.clone()]), &text[place.end..]].concat()),
+    }
+}
+
+/// Of a text that has a path: from its `?` to a space or the end. None where there is no query, or a hash of one.
+fn query(text: &[u8]) -> Option<Range<usize>> {
+    let mark = memchr::memchr(b'?', text).filter(|mark| text[..*mark].contains(&b'/'))?;
+    let end = memchr::memchr(b' ', &text[mark..]).map_or(text.len(), |length| mark + length);
+    let hash = text[mark..end].strip_prefix(QUERY.as_bytes());
+    let is_masked = hash.is_some_and(|hash| hash.len() == 16 && hash.iter().all(u8::is_ascii_hexdigit));
+    (end - mark > 1 && !is_masked).then_some(mark..end)
+}
+
+fn query_hash(query: &str) -> String {
+    format!("{QUERY}{}", &hash(query.as_bytes())[..16])
 }
 
 struct Found<'a> {
@@ -114,10 +138,11 @@ impl Found<'_> {
             _ => start + self.record[start..].iter().take_while(|b| !b",}] \r\n\t".contains(b)).count(),
         };
         let value = &self.record[start..end];
-        let said = serde_json::from_slice::<String>(value).map_or_else(|_| value.to_vec(), String::into_bytes);
+        let text = log_text(value);
+        let said = serde_json::from_str(&text).map_or_else(|_| value.to_vec(), String::into_bytes);
         // What says "nobody", and what is masked already.
         let is_nothing = [&b"-"[..], b"null", b"{}", b"[]"].contains(&&said[..]) || said.iter().all(|b| *b == b'0');
-        if is_nothing || std::str::from_utf8(value).is_ok_and(|value| masked_hash(value).is_some()) {
+        if is_nothing || masked_hash(&text).is_some() {
             return end;
         }
         self.masks.push((start..end, format!("{{\"sha256\":\"{}\"}}", hash(&said))));
@@ -127,18 +152,25 @@ impl Found<'_> {
         end
     }
 
-    /// In a text that has a path: what stands between `?` and a space or the end.
+    /// The query of a text: found where the text says it, whatever escapes it is written with.
     fn mask_query(&mut self, start: usize, end: usize) {
         let text = &self.record[start..end];
-        let Some(mark) = memchr::memchr(b'?', text).filter(|mark| text[..*mark].contains(&b'/')) else { return };
-        let length = text[mark..].iter().take_while(|b| **b != b' ').count();
-        let query = &text[mark..mark + length];
-        let is_masked = query.strip_prefix(QUERY.as_bytes()).is_some_and(|hash| hash.len() == 16 && hash.iter().all(u8::is_ascii_hexdigit));
-        if length == 1 || is_masked {
+        if memchr::memchr2(b'?', b'\\', text).is_none() {
             return;
         }
-        let mask = format!("{QUERY}{}", &hash(query)[..16]);
-        self.masks.push((start + mark..start + mark + length, mask));
+        let said = memchr::memchr(b'\\', text).and_then(|_| serde_json::from_str::<String>(&format!("\"{}\"", log_text(text))).ok());
+        let (place, mask) = match said {
+            None => {
+                let Some(place) = query(text) else { return };
+                let mask = query_hash(&log_text(&text[place.clone()]));
+                (start + place.start..start + place.end, mask)
+            }
+            Some(said) => {
+                let Cow::Owned(hashed) = hashed_query(&said) else { return };
+                (start..end, serde_json::to_string(&hashed).expect("a text").trim_matches('"').to_owned())
+            }
+        };
+        self.masks.push((place, mask));
     }
 
     fn without_secrets<'a>(&self, text: &'a [u8]) -> Cow<'a, [u8]> {
@@ -239,6 +271,7 @@ mod tests {
             r#"{"attributes":[{"key":"http.request.header.authorization","value":{"stringValue":"s3cret"}}]}"#,
             r#"{"uri":"/v1/orders?token=s3cret","request":"GET /a?b=\"s3cret\" HTTP/1.1"}"#,
             r#"{"uri":"/v1/orders?sha256=0123456789abcdef&token=s3cret"}"#,
+            r#"{"uri":"\/v1\/orders\u003ftoken=s3cret"}"#,
             r#"{"authorization":"s3cret, and then it brea"#,
             r#"nginx: {"authorization" : "\"s3cret\""} "#,
         ] {

@@ -7,7 +7,7 @@ use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use serde_json::Value as Json;
 
-use crate::fields::{Log, MAX_DEPTH, is_shallow, scaled_text};
+use crate::fields::{Log, MAX_DEPTH, is_shallow, scaled_text, with_hashed_query};
 use crate::verdict::{Reason, Rejection};
 
 /// Reads a record as OTLP/JSON, which is how dead letters keep it.
@@ -64,7 +64,7 @@ impl<'a> Attributes<'a> {
 impl Log for Attributes<'_> {
     fn said(&self, key: &str) -> Result<String, Rejection> {
         Ok(match self.0.get(key) {
-            Some(Value::StringValue(text)) if text != "-" => text.clone(),
+            Some(Value::StringValue(text)) if text != "-" => with_hashed_query(text.clone()),
             Some(Value::IntValue(number)) => number.to_string(),
             Some(Value::BoolValue(truth)) => truth.to_string(),
             Some(Value::DoubleValue(number)) => number.to_string(),

@@ -53,6 +53,22 @@ fn what_fuzzing_found_has_a_verdict() {
     }
 }
 
+/// An id may look like a path with a query, in whatever way that is written.
+#[test]
+fn a_dead_letter_has_the_id_that_the_record_had() {
+    let sample = SAMPLES.iter().find(|(name, _)| *name == "kong").expect("it is in the list").1;
+    let format = Format::parse("kong").expect("it is in the list");
+    let id = "5b1c1f0f7d0b4a1f8f0e6a2d4c9b7e31";
+    for query in ["/7?apikey=s3cret", r"\/7\u003fapikey=s3cret", r"/7?apikey=s3cret\u0020again", "/7?\u{fffd}\u{fffd}"] {
+        let record = sample.replace(id, &format!("{id}{query}")).replace('\u{fffd}', "\u{1}").into_bytes();
+        let record: Vec<u8> = record.into_iter().map(|byte| if byte == 1 { 0xff } else { byte }).collect();
+        let kept = format.masked(&record);
+        let id = format.decode(&record).expect("it is right").id.expect("an id");
+        assert!(id.contains("/7?sha256=") && !id.contains("s3cret"), "{id}");
+        assert_eq!(format.decode(&kept).expect("it is right").id, Some(id), "{}", String::from_utf8_lossy(&kept));
+    }
+}
+
 /// Values that have broken readers before.
 fn hostile() -> impl Strategy<Value = String> {
     prop_oneof![
