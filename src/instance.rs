@@ -122,10 +122,13 @@ impl Instance {
             .map(Vec::as_slice)
             .unwrap_or_default()
             .iter()
-            .map(|e| format!("{}: {}", e["pointer"].as_str().unwrap_or_default(), e["detail"].as_str().unwrap_or_default()))
+            .map(|error| (error["pointer"].as_str().unwrap_or_default(), error["detail"].as_str().unwrap_or_default()))
             // The detail may have said it already.
-            .filter(|field| !detail.contains(field.as_str()))
-            .map(|field| format!("\n  {field}"));
+            .filter_map(|(pointer, said)| match (detail.contains(pointer), detail.contains(said)) {
+                (true, true) => None,
+                (false, true) => Some(format!("\n  at {pointer}")),
+                (_, false) => Some(format!("\n  {pointer}: {said}")),
+            });
         bail!("{title}. {detail}{}", fields.collect::<String>())
     }
 

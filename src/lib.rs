@@ -7,6 +7,11 @@
 //! [`demo`] fills that with a business that has lived for three months. [`simulate`] makes traffic whose truth is
 //! known, and [`send`] follows a gateway's log file. The other files of [`cli`] are the commands a person types.
 #![forbid(unsafe_code)]
+// A reader that stops would make it panic: see `say!`.
+#![deny(clippy::print_stdout)]
+
+#[macro_use]
+mod say;
 
 pub mod cli;
 pub mod demo;

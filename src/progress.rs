@@ -56,6 +56,6 @@ impl Step {
     pub fn done(self, outcome: &str) {
         self.bar.finish_and_clear();
         let line = format!("  ✓ {:26} {outcome} ({:.1} s)", self.name, self.started.elapsed().as_secs_f64());
-        if self.terminal { eprintln!("{line}") } else { println!("{line}") }
+        if self.terminal { eprintln!("{line}") } else { say!("{line}") }
     }
 }

@@ -54,16 +54,16 @@ pub struct Running {
 pub async fn run(find: &Find, options: &Options) -> anyhow::Result<()> {
     let asked = roles::stop_on_signal()?;
     let mut running = start(find, options, engine_lines()).await?;
-    println!();
-    println!("  Portal       {}/", running.credentials.base_url);
-    println!("  Console      {}/console", running.credentials.base_url);
+    say!();
+    say!("  Portal       {}/", running.credentials.base_url);
+    say!("  Console      {}/console", running.credentials.base_url);
     match running.owner_link().await? {
-        Some(link) => println!("  Owner        {link}   (works once; sets your password)"),
-        None => println!("  Owner        `farebox login-link --data {}` prints a fresh sign-in link", find.data.display()),
+        Some(link) => say!("  Owner        {link}   (works once; sets your password)"),
+        None => say!("  Owner        `farebox login-link --data {}` prints a fresh sign-in link", find.data.display()),
     }
-    println!("  For scripts  {}", find.credentials_file().display());
-    println!();
-    println!("Ctrl-C stops everything.");
+    say!("  For scripts  {}", find.credentials_file().display());
+    say!();
+    say!("Ctrl-C stops everything.");
     let ended = running.until(asked.cancelled()).await;
     ended.and(running.stop().await)
 }
@@ -117,7 +117,7 @@ fn engine_lines() -> Progress {
     Progress::new(|engine, event| match event {
         Event::Starting => {}
         Event::Preparing | Event::Ready { .. } | Event::Stopped | Event::Died { .. } | Event::Failed(_) => {
-            println!("  {engine:12} {event}");
+            say!("  {engine:12} {event}");
         }
     })
 }

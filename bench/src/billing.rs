@@ -14,7 +14,8 @@ use farebox_core::event::{SpecVersion, UsageEvent};
 use farebox_core::ids::{ConsumerId, PlanVersionId, SubscriptionId, WorkspaceId};
 use farebox_core::money::BigDecimal;
 use farebox_core::period::Period;
-use farebox_metering::store::{self, EventRow};
+use farebox_metering::block::Block;
+use farebox_metering::store;
 use farebox_metering::timelines;
 use sqlx::PgConnection;
 
@@ -172,9 +173,9 @@ async fn populate(bench: &Bench, ws: &WorkspaceId, plan: &plans::Plan, count: us
     for (chunk, consumers) in consumers.chunks(20_000).enumerate() {
         let mut rows = Vec::with_capacity(consumers.len());
         for (n, consumer) in consumers.iter().enumerate() {
-            rows.push(EventRow::from_event(event(ws, consumer, chunk * 20_000 + n, month.start)?).map_err(|why| anyhow!(why))?);
+            rows.push(event(ws, consumer, chunk * 20_000 + n, month.start)?);
         }
-        store::store(&bench.app.clickhouse, &rows.iter().collect::<Vec<_>>()).await?;
+        store::store(&bench.app.clickhouse, &[&Block::of(&rows)]).await?;
     }
     Ok(())
 }

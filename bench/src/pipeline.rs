@@ -1,16 +1,20 @@
 //! Kafka to ClickHouse: metering from its start until every row can be seen, against inserting the same rows from
-//! memory. What metering does besides (parse, touch, commit, recompute) is in its time.
+//! memory, row by row as its client does, and by column as metering does. What metering does besides (parse, touch, commit,
+//! recompute) is in its time.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use chrono::{DateTime, TimeDelta, Utc};
+use clickhouse::Row;
 use farebox_core::event::{AnsweredBy, REQUEST, RequestData, SpecVersion, UsageEvent, kafka_key};
 use farebox_core::ids::WorkspaceId;
 use farebox_core::kafka::EVENTS;
-use farebox_metering::store::EventRow;
+use farebox_metering::block::{self, Block};
+use farebox_metering::store;
 use futures::future::join_all;
 use rdkafka::producer::FutureRecord;
+use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::engines::Bench;
@@ -27,12 +31,12 @@ pub async fn measure(bench: &Bench, count: usize, report: &mut Report) -> anyhow
     let now = farebox_core::clock::now();
     let events: Vec<_> = (0..count).map(|n| event(&workspace, n, now)).collect();
     produce(bench, &events).await?;
-    let rows: Vec<_> = events.into_iter().filter_map(|event| EventRow::from_event(event).ok()).collect();
-    ensure!(rows.len() == count, "every event can be stored");
+    let rows: Vec<_> = events.iter().map(EventRow::of).collect();
 
     let before = insert(bench, "bare_before", &rows).await?;
     let ours = consume(bench, &workspace, count).await?;
     let after = insert(bench, "bare_after", &rows).await?;
+    let by_column = insert_by_column(bench, "bare_columns", &events).await?;
     report.add(Line {
         what: format!("Kafka to ClickHouse, {count} events"),
         unit: "events/s",
@@ -40,6 +44,15 @@ pub async fn measure(bench: &Bench, count: usize, report: &mut Report) -> anyhow
         yardstick: rate(2 * count, before + after),
         yardstick_name: "the same rows inserted from memory",
         least: LEAST,
+        less_is_better: false,
+    });
+    report.add(Line {
+        what: format!("Kafka to ClickHouse, {count} events"),
+        unit: "events/s",
+        ours: rate(count, ours),
+        yardstick: rate(count, by_column),
+        yardstick_name: "the same rows inserted by column",
+        least: 0.0,
         less_is_better: false,
     });
     Ok(())
@@ -91,14 +104,78 @@ async fn produce(bench: &Bench, events: &[UsageEvent]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Into a table of the same shape, in blocks as large as metering's.
-async fn insert(bench: &Bench, table: &str, rows: &[EventRow]) -> anyhow::Result<Duration> {
+/// A row of `events`, as anyone would write it with the client.
+#[derive(Debug, Row, Serialize)]
+struct EventRow<'a> {
+    workspace: &'a str,
+    id: &'a str,
+    #[serde(with = "clickhouse::serde::chrono::datetime64::micros")]
+    time: DateTime<Utc>,
+    #[serde(with = "clickhouse::serde::chrono::datetime64::millis")]
+    received_at: DateTime<Utc>,
+    source: &'a str,
+    r#type: &'a str,
+    subject: &'a str,
+    credential: &'a str,
+    gateway: &'a str,
+    country: &'a str,
+    answered_by: &'a str,
+    api: &'a str,
+    api_version: &'a str,
+    route: &'a str,
+    method: &'a str,
+    environment: &'a str,
+    marker: &'a str,
+    status: u16,
+    latency_us: u32,
+    request_bytes: u64,
+    response_bytes: u64,
+    cached: bool,
+    properties: Vec<(&'a str, &'a str)>,
+    version: u64,
+    is_deleted: u8,
+}
+
+impl<'a> EventRow<'a> {
+    fn of(event: &'a UsageEvent) -> Self {
+        let data = &event.data;
+        Self {
+            workspace: event.workspace.as_str(),
+            id: &event.id,
+            time: event.time,
+            received_at: event.received_at,
+            source: &event.source,
+            r#type: &event.kind,
+            subject: &event.subject,
+            credential: &data.credential,
+            gateway: &data.gateway,
+            country: &data.client_country,
+            answered_by: data.answered_by.as_str(),
+            api: &data.api,
+            api_version: &data.api_version,
+            route: &data.route,
+            method: &data.method,
+            environment: &data.environment,
+            marker: &data.marker,
+            status: data.status,
+            latency_us: data.latency_us,
+            request_bytes: data.request_bytes,
+            response_bytes: data.response_bytes,
+            cached: data.cached,
+            properties: data.properties.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect(),
+            version: store::version(0, event.received_at),
+            is_deleted: 0,
+        }
+    }
+}
+
+/// Into a table of the same shape, in blocks as large as metering's may be.
+async fn insert(bench: &Bench, table: &str, rows: &[EventRow<'_>]) -> anyhow::Result<Duration> {
     let clickhouse = &bench.app.clickhouse;
-    let name = clickhouse::sql::Identifier(table);
-    clickhouse.query("CREATE TABLE ? AS events").bind(name).execute().await?;
+    create(bench, table).await?;
     let start = Instant::now();
     for block in rows.chunks(bench.app.config.metering.insert_rows) {
-        let insert = clickhouse.insert::<EventRow>(table).await?;
+        let insert = clickhouse.insert::<EventRow<'_>>(table).await?;
         let mut insert = insert.with_setting("optimize_on_insert", "0").with_setting("async_insert", "0");
         for row in block {
             insert.write(row).await?;
@@ -106,10 +183,31 @@ async fn insert(bench: &Bench, table: &str, rows: &[EventRow]) -> anyhow::Result
         insert.end().await?;
     }
     let took = start.elapsed();
-    let seen: u64 = clickhouse.query("SELECT count() FROM ?").bind(name).fetch_one().await?;
-    ensure!(seen == rows.len() as u64, "the yardstick inserted {seen} of {} rows", rows.len());
-    clickhouse.query("DROP TABLE ?").bind(name).execute().await?;
+    remove(bench, table, rows.len()).await?;
     Ok(took)
+}
+
+async fn insert_by_column(bench: &Bench, table: &str, events: &[UsageEvent]) -> anyhow::Result<Duration> {
+    create(bench, table).await?;
+    let start = Instant::now();
+    for events in events.chunks(bench.app.config.metering.insert_rows) {
+        block::insert(&bench.app.clickhouse, table, &[&Block::of(events)]).await?;
+    }
+    let took = start.elapsed();
+    remove(bench, table, events.len()).await?;
+    Ok(took)
+}
+
+async fn create(bench: &Bench, table: &str) -> anyhow::Result<()> {
+    Ok(bench.app.clickhouse.query("CREATE TABLE ? AS events").bind(clickhouse::sql::Identifier(table)).execute().await?)
+}
+
+async fn remove(bench: &Bench, table: &str, rows: usize) -> anyhow::Result<()> {
+    let name = clickhouse::sql::Identifier(table);
+    let seen: u64 = bench.app.clickhouse.query("SELECT count() FROM ?").bind(name).fetch_one().await?;
+    ensure!(seen == rows as u64, "the yardstick inserted {seen} of {rows} rows");
+    bench.app.clickhouse.query("DROP TABLE ?").bind(name).execute().await?;
+    Ok(())
 }
 
 async fn consume(bench: &Bench, workspace: &WorkspaceId, count: usize) -> anyhow::Result<Duration> {

@@ -17,6 +17,7 @@ pub mod apis;
 mod attribution;
 pub mod audit;
 pub mod backfill;
+pub mod block;
 pub mod completeness;
 pub mod consumer;
 pub mod consumers;

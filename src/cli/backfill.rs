@@ -47,7 +47,7 @@ pub async fn run(instance: &Instance, options: &Options) -> anyhow::Result<()> {
     };
     let id = job["id"].as_str().context("the job has no id")?.to_owned();
     let path = format!("/api/v1/backfills/{id}");
-    println!("Job {id}");
+    say!("Job {id}");
     if let (Some(file), Some("open")) = (&options.file, job["state"].as_str()) {
         send(instance, &path, file, job["next_chunk"].as_u64().unwrap_or(0)).await?;
     }
@@ -56,7 +56,7 @@ pub async fn run(instance: &Instance, options: &Options) -> anyhow::Result<()> {
         let preview = instance.get(&format!("{path}/preview")).await?;
         show(&preview);
         if !options.commit {
-            println!("\nNothing counts yet. Take it over: farebox backfill --resume {id} --commit");
+            say!("\nNothing counts yet. Take it over: farebox backfill --resume {id} --commit");
             return Ok(());
         }
         let expected = json!({ "expected_events": preview["new"] });
@@ -66,7 +66,7 @@ pub async fn run(instance: &Instance, options: &Options) -> anyhow::Result<()> {
     if job["state"] != json!("done") {
         bail!("the job is {}", job["state"]);
     }
-    println!("Done: {} minutes taken over.", job["minutes"]);
+    say!("Done: {} minutes taken over.", job["minutes"]);
     Ok(())
 }
 
@@ -135,20 +135,20 @@ fn text(value: &Value) -> String {
 }
 
 fn show(preview: &Value) {
-    println!("\n{:>12}  events", preview["events"]);
-    println!("{:>12}  would be new", preview["new"]);
-    println!("{:>12}  are there already", preview["already_there"]);
-    println!("{:>12}  of months that have expired", preview["frozen"]);
-    println!("from {} to {}\n", text(&preview["first"]), text(&preview["last"]));
+    say!("\n{:>12}  events", preview["events"]);
+    say!("{:>12}  would be new", preview["new"]);
+    say!("{:>12}  are there already", preview["already_there"]);
+    say!("{:>12}  of months that have expired", preview["frozen"]);
+    say!("from {} to {}\n", text(&preview["first"]), text(&preview["last"]));
     for day in preview["days"].as_array().into_iter().flatten().take(20) {
-        println!("{:>12}  {}  {}", day["events"], text(&day["day"]), text(&day["consumer"]));
+        say!("{:>12}  {}  {}", day["events"], text(&day["day"]), text(&day["consumer"]));
     }
     for meter in preview["meters"].as_array().into_iter().flatten().take(20) {
         let [after, name, month, subscription] = ["after", "meter", "month", "subscription"].map(|field| text(&meter[field]));
-        println!("{after:>12}  {name} more in {month}  {subscription}");
+        say!("{after:>12}  {name} more in {month}  {subscription}");
     }
     for money in preview["money"].as_array().into_iter().flatten().take(20) {
         let [before, after, month, subscription] = ["before", "after", "month", "subscription"].map(|field| text(&money[field]));
-        println!("{before:>12} -> {after}  in {month}  {subscription}");
+        say!("{before:>12} -> {after}  in {month}  {subscription}");
     }
 }

@@ -49,11 +49,11 @@ pub async fn apply(instance: &Instance, text: String, dry_run: bool) -> anyhow::
 fn print_changes(answer: &Value, none: &str, some: &str) {
     let changes = answer["changes"].as_array().map(Vec::as_slice).unwrap_or_default();
     if changes.is_empty() {
-        println!("{none}");
+        say!("{none}");
         return;
     }
-    println!("{some}:");
+    say!("{some}:");
     for change in changes {
-        println!("  {}", change.as_str().map_or_else(|| change.to_string(), str::to_owned));
+        say!("  {}", change.as_str().map_or_else(|| change.to_string(), str::to_owned));
     }
 }

@@ -158,7 +158,7 @@ pub async fn audit(instance: &Instance, command: Audit) -> anyhow::Result<()> {
         Audit::Pipeline { from, to } => {
             let given: Vec<_> = [("from", from), ("to", to)].into_iter().filter_map(|(name, at)| Some(format!("{name}={}", at?))).collect();
             let report = instance.get(&format!("/api/v1/audit/pipeline?{}", given.join("&"))).await?;
-            println!("{}", pipeline_table(&report));
+            say!("{}", pipeline_table(&report));
             if report["equal"] == json!(true) { Ok(()) } else { bail!("the pipeline does not add up; the differences are named above") }
         }
         Audit::Period { period } => audit_period(instance, &period).await,
@@ -173,7 +173,7 @@ async fn audit_period(instance: &Instance, period: &str) -> anyhow::Result<()> {
     while day < next {
         let end = next.min(day + chrono::Days::new(10));
         let report = instance.get(&format!("/api/v1/audit/pipeline?from={day}&to={end}")).await?;
-        println!("{}", pipeline_line(day, end, &report));
+        say!("{}", pipeline_line(day, end, &report));
         differing += usize::from(report["equal"] != json!(true));
         day = end;
     }
@@ -193,7 +193,7 @@ async fn audit_period(instance: &Instance, period: &str) -> anyhow::Result<()> {
             let id = invoice["id"].as_str().context("an invoice has no id")?;
             let report = instance.get(&format!("/api/v1/invoices/{id}/audit")).await?;
             let equal = report["equal"] == json!(true);
-            println!("invoice {}: {}", invoice["number"].as_str().unwrap_or(id), if equal { "equal" } else { "differs" });
+            say!("invoice {}: {}", invoice["number"].as_str().unwrap_or(id), if equal { "equal" } else { "differs" });
             if !equal {
                 print_json(&report)?;
             }

@@ -84,17 +84,17 @@ pub async fn run(instance: &Instance, command: &Correct) -> anyhow::Result<()> {
     body["dry_run"] = json!(true);
     let effect = post(&body).await?;
     let events = effect["events"].as_u64().context("the dry run tells no number of events")?;
-    println!("{}", told(&effect));
+    say!("{}", told(&effect));
     if events == 0 {
         bail!("no event is chosen");
     }
     if !command.yes {
-        println!("\nNothing is changed yet. Repeat with --yes.");
+        say!("\nNothing is changed yet. Repeat with --yes.");
         return Ok(());
     }
     (body["dry_run"], body["expected_events"]) = (json!(false), json!(events));
     let made = post(&body).await?;
-    println!("\nDone: {} events, correction {}.", made["events"], made["id"].as_str().unwrap_or_default());
+    say!("\nDone: {} events, correction {}.", made["events"], made["id"].as_str().unwrap_or_default());
     Ok(())
 }
 

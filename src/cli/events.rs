@@ -30,7 +30,7 @@ pub async fn retention(instance: &Instance, command: &Retention) -> anyhow::Resu
     } else {
         instance.get("/api/v1/retention").await?
     };
-    println!("{}", kept(&answer));
+    say!("{}", kept(&answer));
     Ok(())
 }
 
@@ -70,9 +70,9 @@ pub async fn erase(instance: &Instance, command: &Erase) -> anyhow::Result<()> {
     }
     let erasure = instance.json(instance.request(Method::POST, &format!("{path}/erasures"))).await?;
     let name = consumer["name"].as_str().unwrap_or(&command.consumer);
-    println!("{name} is erased: what named it is a pseudonym now or gone, and no total has changed. Replaced or removed:");
+    say!("{name} is erased: what named it is a pseudonym now or gone, and no total has changed. Replaced or removed:");
     for (what, n) in erasure["report"].as_object().into_iter().flatten() {
-        println!("{:>12}  {}", n.to_string(), what.replace('_', " "));
+        say!("{:>12}  {}", n.to_string(), what.replace('_', " "));
     }
     Ok(())
 }

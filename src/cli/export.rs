@@ -71,12 +71,12 @@ async fn save(response: Response, out: Option<&Path>) -> anyhow::Result<()> {
     manifest["sha256"] = json!(hash);
     let beside = out.with_added_extension("manifest.json");
     std::fs::write(&beside, serde_json::to_vec_pretty(&manifest)?).with_context(|| format!("{} cannot be written", beside.display()))?;
-    println!("{}: {} rows, {bytes} bytes, sha256 {hash}", out.display(), manifest["rows"]);
+    say!("{}: {} rows, {bytes} bytes, sha256 {hash}", out.display(), manifest["rows"]);
     for total in manifest["totals"].as_array().into_iter().flatten() {
         let sums = total["sums"].as_object().into_iter().flatten();
         let sums: Vec<_> = sums.map(|(name, sum)| format!("{name} {}", sum.as_str().unwrap_or_default())).collect();
         let text = |key: &str| total[key].as_str().unwrap_or_default();
-        println!("  {} {}: {} rows, {}", text("currency"), text("group"), total["rows"], sums.join(", "));
+        say!("  {} {}: {} rows, {}", text("currency"), text("group"), total["rows"], sums.join(", "));
     }
     Ok(())
 }

@@ -9,7 +9,6 @@ mod export;
 mod letters;
 mod records;
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -111,12 +110,10 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// For programs and people. Whoever reads it may stop before its end, as `head` does.
+/// For programs and people.
 fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
-    match writeln!(std::io::stdout(), "{}", serde_json::to_string_pretty(value)?) {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        written => Ok(written?),
-    }
+    say!("{}", serde_json::to_string_pretty(value)?);
+    Ok(())
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
@@ -138,13 +135,13 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Serve { roles } => serve(&cli.config, &roles).await,
         Command::Migrate { print: true } => {
             for statement in farebox_core::clickhouse::ddl(&Config::load(&cli.config)?.clickhouse) {
-                println!("{statement};\n");
+                say!("{statement};\n");
             }
             Ok(())
         }
         Command::Migrate { print: false } => {
             App::connect(Config::load(&cli.config)?).await?.migrate().await?;
-            println!("The schema is current.");
+            say!("The schema is current.");
             Ok(())
         }
         Command::Check => check(&cli.config).await,
@@ -178,17 +175,17 @@ async fn serve(config: &std::path::Path, roles: &[Role]) -> anyhow::Result<()> {
 
 async fn check(config: &std::path::Path) -> anyhow::Result<()> {
     let config = Config::load(config)?;
-    println!("The configuration is complete.");
+    say!("The configuration is complete.");
     let app = App::connect(config).await?;
-    println!("PostgreSQL answers.");
+    say!("PostgreSQL answers.");
     anyhow::ensure!(app.kafka.is_ready().await, "Kafka at {} does not answer; check kafka.brokers", app.config.kafka.brokers);
-    println!("Kafka answers.");
+    say!("Kafka answers.");
     anyhow::ensure!(
         farebox_core::clickhouse::is_ready(&app.clickhouse).await,
         "ClickHouse at {} does not answer, or has no database {}: check clickhouse.url, and run `farebox migrate`",
         app.config.clickhouse.url,
         app.config.clickhouse.database
     );
-    println!("ClickHouse answers. All is well.");
+    say!("ClickHouse answers. All is well.");
     Ok(())
 }

@@ -14,6 +14,6 @@ pub async fn login_link(find: &Find) -> anyhow::Result<()> {
         .await?
         .ok_or_else(|| anyhow::anyhow!("workspace {} is not there", credentials.workspace))?;
     let link = farebox_portal::entry::owner_login_link(&mut conn, &workspace.id, crate::up::OWNER).await?;
-    println!("{}{}", credentials.base_url, link.path);
+    say!("{}{}", credentials.base_url, link.path);
     Ok(())
 }

@@ -69,7 +69,7 @@ const LIVE_CALLS: u64 = 150;
 
 pub async fn run(find: &Find, options: &Options) -> anyhow::Result<()> {
     let asked = roles::stop_on_signal()?;
-    println!("Farebox demo: a business that has lived for three months\n");
+    say!("Farebox demo: a business that has lived for three months\n");
     let step = Step::start("Engines and rooms");
     let progress = Progress::new(|engine, event| {
         if let Event::Died { .. } | Event::Failed(_) = event {
@@ -85,7 +85,7 @@ pub async fn run(find: &Find, options: &Options) -> anyhow::Result<()> {
     };
     let ended = match ended {
         Ok(lived) if !options.exit => {
-            println!("Live traffic goes on through Envoy at {}. Ctrl-C stops everything.", lived.live.gateway_url);
+            say!("Live traffic goes on through Envoy at {}. Ctrl-C stops everything.", lived.live.gateway_url);
             lived.live.resume();
             let ended = running.until(asked.cancelled()).await;
             // The gateway's last calls are told of and counted while there is somebody to listen.
@@ -132,7 +132,7 @@ async fn live_through(find: &Find, options: &Options, running: &Running) -> anyh
     let counted = reach(running, counted_before + sent).await?;
     step.done("nothing is under way");
     let statement = Statement { history: past.calls, copies: past.copies, earlier, live: sent, counted };
-    println!("\n{statement}");
+    say!("\n{statement}");
     links(running, past).await?;
     Ok(Lived { live, counted_before, statement })
 }
@@ -286,8 +286,8 @@ async fn links(running: &Running, past: Past) -> anyhow::Result<()> {
     let email = consumer.email.as_deref().context("the showcase has no address")?;
     let developer = entry::consumer_user(&mut conn, workspace, &consumer.id, email, &consumer.name).await?;
     let portal = entry::consumer_demo_link(&mut conn, &developer, LINKS_ARE_GOOD_FOR).await?;
-    println!("  The console                   {base}{}", console.path);
-    println!("  The portal, as {:14} {base}{}", consumer.name, portal.path);
-    println!();
+    say!("  The console                   {base}{}", console.path);
+    say!("  The portal, as {:14} {base}{}", consumer.name, portal.path);
+    say!();
     Ok(())
 }

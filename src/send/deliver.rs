@@ -159,7 +159,7 @@ impl Delivery {
         if self.reported.elapsed() >= REPORT_EVERY {
             self.reported = Instant::now();
             if self.bar.is_hidden() {
-                println!("{}", self.sums.in_words());
+                say!("{}", self.sums.in_words());
             }
         }
     }
@@ -176,9 +176,9 @@ impl Delivery {
     /// `left`: bytes that were not sent.
     pub fn finish(self, left: u64) {
         self.bar.finish_and_clear();
-        println!("{}", self.sums.in_words());
+        say!("{}", self.sums.in_words());
         if left > 0 {
-            println!("{left} bytes are not sent yet: an unfinished line, or what waits for Farebox. They are sent at the next start.");
+            say!("{left} bytes are not sent yet: an unfinished line, or what waits for Farebox. They are sent at the next start.");
         }
     }
 }

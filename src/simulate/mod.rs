@@ -88,9 +88,9 @@ pub async fn run(instance: &Instance, options: &Options) -> anyhow::Result<()> {
     let truth = traffic.truth;
     if let Some(file) = &options.truth {
         std::fs::write(file, serde_json::to_vec_pretty(&truth)?).with_context(|| format!("{} cannot be written", file.display()))?;
-        println!("The truth is in {}.", file.display());
+        say!("The truth is in {}.", file.display());
     }
-    println!("{} events sent: {} requests, {} sent again, {} malformed.", truth.sent, truth.distinct, truth.duplicates, truth.malformed);
+    say!("{} events sent: {} requests, {} sent again, {} malformed.", truth.sent, truth.distinct, truth.duplicates, truth.malformed);
     if options.verify {
         verify(instance, &truth, SETTLE).await?;
     }
@@ -104,9 +104,10 @@ pub async fn verify(instance: &Instance, truth: &Truth, settle: Duration) -> any
         let differences = truth.compare(instance).await;
         match differences {
             Ok(differences) if differences.is_empty() => {
-                println!(
+                say!(
                     "Counted: {} requests by consumer, route and status, and {} dead letters with a reason. Equal to what was sent.",
-                    truth.distinct, truth.malformed
+                    truth.distinct,
+                    truth.malformed
                 );
                 return Ok(());
             }

@@ -9,7 +9,6 @@ use farebox_core::config;
 use farebox_core::event::{AnsweredBy, REQUEST, RequestData, SpecVersion, UsageEvent};
 use farebox_core::mail::Mailer;
 use farebox_core::{clock, workspace};
-use farebox_metering::store::{self, EventRow};
 use farebox_portal::people::session::{Session, cookie_name};
 use farebox_portal::people::{Role, Side};
 use reqwest::{Method, StatusCode};
@@ -18,6 +17,7 @@ use serde_json::{Value, json};
 use crate::finance_mail::{ONE_AT_A_TIME, smtp};
 use crate::harness::{LOCAL, Suite, Up, eventually, free_port};
 use crate::hooks::Receiver;
+use crate::metering_flow::store_all;
 use crate::tenant::Tenant;
 use crate::walk::World;
 use crate::webhooks::{answer, hook};
@@ -154,10 +154,10 @@ async fn past(suite: &Suite, tenant: &Tenant, at: DateTime<Utc>, count: usize) {
                 ..RequestData::default()
             },
         };
-        EventRow::from_event(event).expect("storable")
+        event
     };
     let rows: Vec<_> = (0..count).map(row).collect();
-    store::store(&suite.app.clickhouse, &rows.iter().collect::<Vec<_>>()).await.expect("stored");
+    store_all(&suite.app, &rows).await;
 }
 
 pub async fn money_units_and_unusual_hours_are_told(suite: &Suite) {

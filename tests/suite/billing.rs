@@ -11,11 +11,11 @@ use farebox_core::event::{AnsweredBy, REQUEST, RequestData, SpecVersion, UsageEv
 use farebox_core::ids::{ConsumerId, WorkspaceId};
 use farebox_core::period::Period;
 use farebox_core::workspace::{self, NewWorkspace};
-use farebox_metering::store::{self, EventRow};
 use farebox_metering::{consumers, links, timelines};
 use sqlx::PgConnection;
 
 use crate::harness::Suite;
+use crate::metering_flow::store_all;
 
 const ZONE: chrono_tz::Tz = chrono_tz::Europe::Berlin;
 
@@ -100,10 +100,10 @@ impl Business {
         for n in 0..count {
             let event = self.event(subject, period.start + step * i32::try_from(n).expect("few"));
             for _ in 0..copies {
-                rows.push(EventRow::from_event(event.clone()).expect("storable"));
+                rows.push(event.clone());
             }
         }
-        store::store(&app.clickhouse, &rows.iter().collect::<Vec<_>>()).await.expect("stored");
+        store_all(&app, &rows).await;
     }
 
     pub fn event(&self, subject: &str, time: DateTime<Utc>) -> UsageEvent {

@@ -6,12 +6,12 @@ use chrono::TimeDelta;
 use farebox_billing::close;
 use farebox_billing::invoices::{self, Invoice};
 use farebox_core::period::Period;
-use farebox_metering::store::{self, EventRow};
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::billing::{lines, month};
 use crate::harness::Suite;
+use crate::metering_flow::store_all;
 use crate::seller::{Seller, day, months_to_come};
 
 const MAPS: &str = r#"  - {name: mapper, product: maps, version: 1, prices: [{name: Maps, model: flat, amount: "10"}, {name: Calls, model: per_unit, meter: requests, unit_amount: "2"}]}
@@ -45,10 +45,10 @@ async fn maps(seller: &Seller<'_>, subject: &str, period: Period, count: i32) {
         .map(|n| {
             let mut event = seller.business.event(subject, period.start + step * n);
             event.data.api = "maps".to_owned();
-            EventRow::from_event(event).expect("storable")
+            event
         })
         .collect();
-    store::store(&seller.suite.app.clickhouse, &rows.iter().collect::<Vec<_>>()).await.expect("stored");
+    store_all(&seller.suite.app, &rows).await;
 }
 
 fn titles(invoice: &Invoice) -> Vec<String> {

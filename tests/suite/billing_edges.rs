@@ -6,12 +6,12 @@ use farebox_billing::invoices::{Invoice, State};
 use farebox_billing::subscriptions;
 use farebox_core::money::Money;
 use farebox_core::period::Period;
-use farebox_metering::store::{self, EventRow};
 use reqwest::Method;
 use serde_json::json;
 
 use crate::billing::{lines, month, utc};
 use crate::harness::Suite;
+use crate::metering_flow::store_all;
 use crate::seller::{Seller, ZONE};
 
 /// A fee and usage in every currency, for one consumer who is taxed.
@@ -135,11 +135,11 @@ pub async fn usage_below_zero_costs_nothing_and_is_carried_nowhere(suite: &Suite
         let mut event = seller.business.event("a", utc(at));
         event.kind = "payment".to_owned();
         event.data.properties = [("/amount".to_owned(), amount.to_owned())].into();
-        EventRow::from_event(event).expect("storable")
+        event
     };
     let rows =
         [taken_back("2026-08-10T00:00:00Z", "3"), taken_back("2026-08-11T00:00:00Z", "-8.5"), taken_back("2026-09-10T00:00:00Z", "4")];
-    store::store(&suite.app.clickhouse, &rows.iter().collect::<Vec<_>>()).await.expect("stored");
+    store_all(&suite.app, &rows).await;
     seller.close(month("2026-09")).await;
     let found = seller.invoices().await;
     assert_eq!((lines(&found[0]), lines(&found[1])), (vec!["Volume -5.5 0.00".to_owned()], vec!["Volume 4 8.00".to_owned()]));
@@ -354,10 +354,10 @@ pub async fn priced_by_how_long_and_how_large(suite: &Suite) {
         .map(|(n, (latency_us, response_bytes))| {
             let mut event = seller.business.event("a", august.start + TimeDelta::hours(n));
             (event.data.latency_us, event.data.response_bytes) = (latency_us, response_bytes);
-            EventRow::from_event(event).expect("storable")
+            event
         })
         .collect();
-    store::store(&suite.app.clickhouse, &rows.iter().collect::<Vec<_>>()).await.expect("stored");
+    store_all(&suite.app, &rows).await;
     seller.close(august).await;
     let invoice = seller.invoices().await.remove(0);
     let mut shown = lines(&invoice);

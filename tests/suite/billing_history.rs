@@ -14,16 +14,16 @@ use farebox_core::event::UsageEvent;
 use farebox_core::money::{BigDecimal, Money};
 use farebox_core::period::Period;
 use farebox_core::workspace;
-use farebox_metering::store::{self, EventRow};
 use farebox_metering::timelines;
 use serde_json::{Value, json};
 
 use crate::billing::{Business, lines, month, utc, yaml};
 use crate::harness::Suite;
+use crate::metering_flow::store_all;
 
 async fn store(app: &App, events: Vec<UsageEvent>) {
-    let rows: Vec<_> = events.into_iter().map(|event| EventRow::from_event(event).expect("storable")).collect();
-    store::store(&app.clickhouse, &rows.iter().collect::<Vec<_>>()).await.expect("stored");
+    let rows: Vec<_> = events.into_iter().map(|event| event).collect();
+    store_all(&app, &rows).await;
 }
 
 fn payment(business: &Business, at: DateTime<Utc>, amount: &str) -> UsageEvent {

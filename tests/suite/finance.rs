@@ -9,12 +9,12 @@ use farebox_core::auth::Scope;
 use farebox_core::event::{AnsweredBy, REQUEST, RequestData, SpecVersion, UsageEvent};
 use farebox_core::ids::InvoiceId;
 use farebox_core::{clock, workspace};
-use farebox_metering::store::{self, EventRow};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::harness::{Suite, eventually};
+use crate::metering_flow::store_all;
 use crate::tenant::Tenant;
 
 /// A name that a spreadsheet would run, and markup that a browser would.
@@ -64,10 +64,10 @@ consumers:
     for (month, count) in [(8, 10), (9, 21), (10, 32)] {
         for n in 0..count {
             let time: DateTime<Utc> = format!("2026-{month:02}-10T12:{n:02}:00Z").parse().expect("an instant");
-            rows.push(EventRow::from_event(event(tenant, time)).expect("storable"));
+            rows.push(event(tenant, time));
         }
     }
-    store::store(&suite.app.clickhouse, &rows.iter().collect::<Vec<_>>()).await.expect("stored");
+    store_all(&suite.app, &rows).await;
     apply(tenant, catalogue(true)).await;
     let closed = tenant.call(Method::POST, "/api/v1/close").json(&json!({ "period": "2026-10" })).send().await.expect("an answer");
     assert_eq!(closed.status(), StatusCode::OK, "{}", closed.text().await.expect("a text"));

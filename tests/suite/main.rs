@@ -170,6 +170,7 @@ fn main() -> ExitCode {
         access_provisioning::kong_is_kept_in_step,
         metering::answers_equal_a_model_over_random_histories,
         metering_cluster::answers_equal_the_model_over_distributed_tables,
+        metering_flow::what_is_stored_is_what_was_sent,
         metering_flow::events_travel_from_kafka_and_count_once,
         metering_flow::a_second_instance_may_come_and_go,
         metering_flow::meters_over_properties_are_exact,

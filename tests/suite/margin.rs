@@ -7,12 +7,12 @@ use farebox_billing::{calendar, plans, simulate};
 use farebox_core::clock;
 use farebox_core::event::{AnsweredBy, REQUEST, RequestData, SpecVersion, UsageEvent};
 use farebox_metering::consumers;
-use farebox_metering::store::{self, EventRow};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::finance;
 use crate::harness::{Suite, eventually};
+use crate::metering_flow::store_all;
 use crate::tenant::Tenant;
 use crate::webhooks::answer;
 
@@ -77,10 +77,10 @@ async fn calls(suite: &Suite, tenant: &Tenant, calls: impl IntoIterator<Item = C
                 ..RequestData::default()
             },
         };
-        EventRow::from_event(event).expect("storable")
+        event
     };
     let rows: Vec<_> = calls.into_iter().map(row).collect();
-    store::store(&suite.app.clickhouse, &rows.iter().collect::<Vec<_>>()).await.expect("stored");
+    store_all(&suite.app, &rows).await;
 }
 
 pub async fn revenue_and_cost_add_up_by_route_and_consumer(suite: &Suite) {

@@ -16,7 +16,6 @@ use farebox_core::workspace::{self, NewWorkspace};
 use farebox_metering::consumers::{self, NewConsumer};
 use farebox_metering::corrections::{self, Action, Amendment, Choice, Request};
 use farebox_metering::meters::{self, Aggregate, Definition};
-use farebox_metering::store::{self, EventRow};
 use farebox_metering::timelines::{self, BEGINNING, TimelineEntry};
 use farebox_metering::usage::{self, UsageQuery};
 use farebox_metering::{Condition, Dimension, Test, links, recompute, repair, tiers};
@@ -26,6 +25,7 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
 use crate::harness::Suite;
+use crate::metering_flow::store_all;
 
 /// Across the end of summer time in Berlin and the start in Lord Howe's year-round half hours.
 const FIRST: &str = "2026-10-24T18:00:00Z";
@@ -303,7 +303,7 @@ impl History {
             if self.rng.random_bool(0.1) {
                 copy.time = self.minute() + TimeDelta::seconds(self.rng.random_range(0..60));
             }
-            rows.push(EventRow::from_event(self.event(&id, &copy)).expect("storable"));
+            rows.push(self.event(&id, &copy));
             // Received later than every copy before it: it stands only where none stands yet.
             self.copies.entry(id).or_default().entry(floor_minute(copy.time)).or_insert(Entry { copy, revision: 0, state: State::Live });
         }
@@ -311,8 +311,8 @@ impl History {
         if self.rng.random_bool(0.3) {
             rows.extend(rows.clone());
         }
-        let rows: Vec<_> = rows.iter().rev().collect();
-        store::store(&app.clickhouse, &rows).await.expect("stored");
+        rows.reverse();
+        store_all(app, &rows).await;
     }
 
     fn event(&self, id: &str, copy: &Copy) -> UsageEvent {

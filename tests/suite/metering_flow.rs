@@ -11,11 +11,12 @@ use farebox_core::ids::{PlanVersionId, SubscriptionId, WorkspaceId};
 use farebox_core::kafka::EVENTS;
 use farebox_core::period::{Period, Window};
 use farebox_core::workspace::{self, NewWorkspace};
+use farebox_metering::block::Block;
 use farebox_metering::consumers::{self, Consumer, NewConsumer};
 use farebox_metering::events::{self, EventsQuery};
 use farebox_metering::meters::{self, Aggregate, Definition};
 use farebox_metering::rule::{self, CountingRule};
-use farebox_metering::store::{self, EventRow};
+use farebox_metering::store;
 use farebox_metering::timelines::{self, BEGINNING, TimelineEntry};
 use farebox_metering::usage::{self, UsageQuery};
 use farebox_metering::{Condition, Dimension, Filter, MeteringError, Test, pipeline, proof, recompute, stored};
@@ -95,14 +96,54 @@ pub async fn produce(app: &App, key: &str, payload: &str) {
 }
 
 pub async fn store_all(app: &App, all: &[UsageEvent]) {
-    let rows: Vec<_> = all.iter().map(|e| EventRow::from_event(e.clone()).expect("storable")).collect();
-    store::store(&app.clickhouse, &rows.iter().collect::<Vec<_>>()).await.expect("stored");
+    store::store(&app.clickhouse, &[&Block::of(all)]).await.expect("stored");
 }
 
 pub async fn value(app: &App, query: UsageQuery) -> String {
     let answer = usage::query(app, &query).await.expect("answered");
     assert_eq!(answer.rows.len(), 1, "one window, no groups");
     answer.rows[0].value.to_plain_string()
+}
+
+/// Blocks of one insert have words of their own, and texts of any length, none at all, and what is no ASCII.
+pub async fn what_is_stored_is_what_was_sent(suite: &Suite) {
+    let (app, world) = (&suite.app, world(&suite.app, "stored").await);
+    let text = |length: usize, n: u32| "a\u{fc}\u{1f980}\u{0}\"'\\\t".chars().cycle().skip(n as usize).take(length).collect::<String>();
+    let sent: Vec<_> = (0..600_u32)
+        .map(|n| {
+            let mut event = event(&world, n);
+            let length = [0, 1, 7, 127, 128, 300, 16_384][n as usize % 7];
+            event.time += TimeDelta::microseconds(i64::from(n));
+            event.source = format!("source-{}", n % 3);
+            event.subject = text(length / 7, n);
+            let data = &mut event.data;
+            (data.credential, data.api, data.route) = (text(length % 130, n), format!("api-{}", n % 2), text(length, n % 70));
+            (data.status, data.latency_us, data.request_bytes, data.cached) =
+                (100 + (n % 500) as u16, n, u64::MAX - u64::from(n), n % 2 == 0);
+            data.properties = (0..n % 4).map(|k| (format!("/{k}"), text(length % 200, n + k))).collect();
+            event
+        })
+        .collect();
+    let blocks: Vec<_> = [&sent[..1], &sent[1..300], &[], &sent[300..]].map(Block::of).into();
+    store::store(&app.clickhouse, &blocks.iter().collect::<Vec<_>>()).await.expect("stored");
+
+    type Stored = (Vec<String>, Vec<(String, String)>);
+    let question = "SELECT [id, toString(source), subject, credential, toString(api), toString(route), \
+                    toString(toUnixTimestamp64Micro(time)), toString(toUnixTimestamp64Milli(received_at)), toString(status), \
+                    toString(latency_us), toString(request_bytes), toString(cached)], CAST(properties, 'Array(Tuple(String, String))') \
+                    FROM events FINAL WHERE workspace = ? ORDER BY time";
+    let stored: Vec<Stored> = app.clickhouse.query(question).bind(world.workspace.as_str()).fetch_all().await.expect("read");
+    let as_stored = |event: UsageEvent| -> Stored {
+        let data = event.data;
+        let times = [event.time.timestamp_micros(), event.received_at.timestamp_millis()].map(|time| time.to_string());
+        let numbers = [data.status.to_string(), data.latency_us.to_string(), data.request_bytes.to_string(), data.cached.to_string()];
+        let texts = [event.id, event.source, event.subject, data.credential, data.api, data.route];
+        (texts.into_iter().chain(times).chain(numbers).collect(), data.properties.into_iter().collect())
+    };
+    assert_eq!(stored.len(), sent.len());
+    for (stored, sent) in stored.into_iter().zip(sent) {
+        assert_eq!(stored, as_stored(sent));
+    }
 }
 
 /// Copies count once, and what is no event becomes a dead letter without stopping what is behind it.

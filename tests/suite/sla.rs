@@ -3,12 +3,12 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use farebox_core::event::{AnsweredBy, REQUEST, RequestData, SpecVersion, UsageEvent};
-use farebox_metering::store::{self, EventRow};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::finance::issued;
 use crate::harness::Suite;
+use crate::metering_flow::store_all;
 use crate::tenant::Tenant;
 use crate::webhooks::answer;
 
@@ -64,8 +64,8 @@ async fn month(suite: &Suite, tenant: &Tenant, month: u32, failed: i32, slow: i3
             ..RequestData::default()
         },
     };
-    let rows: Vec<_> = (0..1000).map(|n| EventRow::from_event(event(n)).expect("storable")).collect();
-    store::store(&suite.app.clickhouse, &rows.iter().collect::<Vec<_>>()).await.expect("stored");
+    let rows: Vec<_> = (0..1000).map(event).collect();
+    store_all(&suite.app, &rows).await;
 }
 
 pub async fn what_was_promised_and_not_kept_is_given_back(suite: &Suite) {

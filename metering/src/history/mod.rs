@@ -21,7 +21,7 @@ pub use commit::step;
 pub use preview::{Preview, preview};
 pub(crate) use topic::receptions;
 
-use crate::store::{EventRow, insert_rows};
+use crate::block::{self, Block, storable};
 use crate::{MeteringError, sources};
 
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
@@ -230,21 +230,18 @@ pub async fn take(app: &App, workspace: &WorkspaceId, id: &JobId, number: i32, b
 
 /// Into the job's table, where copies replace each other.
 async fn collect(app: &App, workspace: &WorkspaceId, id: &JobId, chunk: Chunk) -> Result<(usize, Vec<Refused>), MeteringError> {
-    let (mut rows, mut refused) = (Vec::new(), Vec::new());
+    let (mut block, mut refused) = (Block::default(), Vec::new());
     for read in read(app, workspace, chunk).await? {
         match read {
-            Ok(event) => {
-                let place = event.id.clone();
-                match EventRow::from_event(event) {
-                    Ok(row) => rows.push(row),
-                    Err(reason) => refused.push(Refused { place, detail: reason.to_owned() }),
-                }
-            }
+            Ok(event) => match storable(&event) {
+                Ok(()) => _ = block.push(&event),
+                Err(reason) => refused.push(Refused { place: event.id, detail: reason.to_owned() }),
+            },
             Err(one) => refused.push(one),
         }
     }
-    insert_rows(&app.clickhouse, &table(id), &rows.iter().collect::<Vec<_>>()).await?;
-    Ok((rows.len(), refused))
+    block::insert(&app.clickhouse, &table(id), &[&block]).await?;
+    Ok((block.rows(), refused))
 }
 
 fn not(what: &str, state: &str) -> MeteringError {
