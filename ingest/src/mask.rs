@@ -39,6 +39,8 @@ const ENDS: [&[u8; 2]; 9] = [b"on", b"ie", b"ey", b"en", b"rd", b"et", b"st", b"
 /// words, too.
 const FOUND_AGAIN: usize = 8;
 const QUERY: &str = "?sha256=";
+/// Before the hash of a secret where a text must stand, or within a text.
+const HASHED: &str = "sha256:";
 
 /// The record without its secrets. `own`: further names, as in [`SECRET`].
 pub fn masked<'a>(record: &'a [u8], own: &[String]) -> Cow<'a, [u8]> {
@@ -61,7 +63,11 @@ pub fn masked<'a>(record: &'a [u8], own: &[String]) -> Cow<'a, [u8]> {
 /// The hash that stands in place of a secret, in hexadecimal; None for anything else.
 pub fn masked_hash(value: &str) -> Option<&str> {
     let hash = value.strip_prefix("{\"sha256\":\"")?.strip_suffix("\"}")?;
-    (hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_hexdigit())).then_some(hash)
+    is_hash(hash.as_bytes()).then_some(hash)
+}
+
+fn is_hash(text: &[u8]) -> bool {
+    text.len() == 64 && text.iter().all(u8::is_ascii_hexdigit)
 }
 
 /// A text with a hash in place of its query, as both a decoder and a dead letter keep it.
@@ -97,7 +103,7 @@ impl Found<'_> {
     fn look(&mut self) {
         let mut at = 0;
         // An OTLP attribute has its name as a value: `{"key": "authorization", "value": {"stringValue": "..."}}`.
-        let (mut names_next, mut is_secret) = (false, false);
+        let (mut names_next, mut is_secret, mut secret_until) = (false, false, 0);
         while let Some(start) = self.next_quote(at) {
             let end = self.end_of_text(start);
             at = self.after_space(end);
@@ -106,10 +112,13 @@ impl Found<'_> {
             if self.record.get(at) == Some(&b':') {
                 at = self.after_space(at + 1);
                 names_next = text == b"key";
-                let value = [&b"stringValue"[..], b"string_value"].contains(&text);
-                if self.names_a_secret(text) || (is_secret && value) {
-                    at = self.mask_value(at);
-                    is_secret = false;
+                if self.names_a_secret(text) {
+                    at = self.mask_value(at, |hash| format!("{{\"sha256\":\"{hash}\"}}"));
+                } else if text == b"value" && std::mem::take(&mut is_secret) && self.record.get(at) == Some(&b'{') {
+                    secret_until = self.end_of_structure(at);
+                } else if at < secret_until && [&b"stringValue"[..], b"string_value"].contains(&text) {
+                    // Anything but a text would make it another record, or none.
+                    at = self.mask_value(at, |hash| format!("\"{HASHED}{hash}\""));
                 }
                 continue;
             }
@@ -130,8 +139,8 @@ impl Found<'_> {
         (may_be && SECRET.iter().any(|secret| is(secret.as_bytes()))) || self.own.iter().any(|secret| is(secret.as_bytes()))
     }
 
-    /// Replaces the value that begins here; returns where it ends.
-    fn mask_value(&mut self, start: usize) -> usize {
+    /// Replaces the value that begins here by its hash, in the form of a mask; returns where it ends.
+    fn mask_value(&mut self, start: usize, mask: impl Fn(&str) -> String) -> usize {
         let end = match self.record.get(start) {
             Some(b'"') => self.end_of_text(start),
             Some(b'{' | b'[') => self.end_of_structure(start),
@@ -142,10 +151,11 @@ impl Found<'_> {
         let said = serde_json::from_str(&text).map_or_else(|_| value.to_vec(), String::into_bytes);
         // What says "nobody", and what is masked already.
         let is_nothing = [&b"-"[..], b"null", b"{}", b"[]"].contains(&&said[..]) || said.iter().all(|b| *b == b'0');
-        if is_nothing || masked_hash(&text).is_some() {
+        let is_masked = masked_hash(&text).is_some() || said.strip_prefix(HASHED.as_bytes()).is_some_and(is_hash);
+        if is_nothing || is_masked {
             return end;
         }
-        self.masks.push((start..end, format!("{{\"sha256\":\"{}\"}}", hash(&said))));
+        self.masks.push((start..end, mask(&hash(&said))));
         if said.len() >= FOUND_AGAIN && said.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.=".contains(b)) {
             self.secrets.push(said);
         }
@@ -178,7 +188,7 @@ impl Found<'_> {
         let mut text = Cow::Borrowed(text);
         for secret in &self.secrets {
             if text.windows(secret.len()).any(|part| part == secret) {
-                text = Cow::Owned(replaced(&text, secret, format!("sha256:{}", hash(secret)).as_bytes()));
+                text = Cow::Owned(replaced(&text, secret, format!("{HASHED}{}", hash(secret)).as_bytes()));
             }
         }
         text
@@ -270,6 +280,7 @@ mod tests {
             r#"{"request_Authorization":"Bearer s3cret"}"#,
             r#"{"edge":{"token":{"a":"s3cret}"}}}"#,
             r#"{"attributes":[{"key":"http.request.header.authorization","value":{"stringValue":"s3cret"}}]}"#,
+            r#"{"attributes":[{"key":"cookie","value":{"arrayValue":{"values":[{"stringValue":"s3cret"},{"stringValue":"more s3cret"}]}}}]}"#,
             r#"{"uri":"/v1/orders?token=s3cret","request":"GET /a?b=\"s3cret\" HTTP/1.1"}"#,
             r#"{"uri":"/v1/orders?sha256=0123456789abcdef&token=s3cret"}"#,
             r#"{"uri":"\/v1\/orders\u003ftoken=s3cret"}"#,
@@ -280,6 +291,8 @@ mod tests {
             let shown = shown(secret);
             assert!(!shown.contains("s3cret") && shown.contains("sha256"), "{shown}");
         }
+        let otlp = shown(r#"{"attributes":[{"key":"cookie","value":{"stringValue":"s3cret"}}],"body":{"stringValue":"it is"}}"#);
+        assert!(otlp.contains(r#"{"stringValue":"sha256:"#) && otlp.ends_with(r#""body":{"stringValue":"it is"}}"#), "{otlp}");
         assert!(shown(r#"{"request":"GET /a?b=s3cret HTTP/1.1"}"#).ends_with(r#" HTTP/1.1"}"#));
     }
 

@@ -198,7 +198,7 @@ pub async fn insert(client: &clickhouse::Client, table: &str, blocks: &[&Block])
 #[derive(Debug, Default)]
 struct Words {
     known: HashMap<Box<str>, u32>,
-    words: Vec<Box<str>>,
+    list: Vec<Box<str>>,
     /// For each row the number of its word.
     rows: Vec<u8>,
     /// Of the last row: the next one has the same more often than not.
@@ -209,13 +209,13 @@ impl Words {
     /// Returns the bytes that it takes.
     fn push(&mut self, word: &str) -> usize {
         let mut bytes = size_of::<u32>();
-        if self.words.get(self.last as usize).is_none_or(|last| **last != *word) {
+        if self.list.get(self.last as usize).is_none_or(|last| **last != *word) {
             self.last = match self.known.get(word) {
                 Some(number) => *number,
                 None => {
-                    let number = u32::try_from(self.words.len()).expect("a batch has fewer rows");
+                    let number = u32::try_from(self.list.len()).expect("a batch has fewer rows");
                     self.known.insert(word.into(), number);
-                    self.words.push(word.into());
+                    self.list.push(word.into());
                     bytes += WORD + 2 * word.len();
                     number
                 }
@@ -226,7 +226,7 @@ impl Words {
     }
 
     fn word(&self, number: u32) -> &str {
-        &self.words[number as usize]
+        &self.list[number as usize]
     }
 
     /// The words, each once, then the rows; nothing where there are no rows.
@@ -236,8 +236,8 @@ impl Words {
         let mut out = Vec::with_capacity(self.rows.len() + 32);
         if !self.rows.is_empty() {
             out.extend(KIND.to_le_bytes());
-            out.extend((self.words.len() as u64).to_le_bytes());
-            for word in &self.words {
+            out.extend((self.list.len() as u64).to_le_bytes());
+            for word in &self.list {
                 put_text(&mut out, word);
             }
             out.extend((self.rows.len() as u64 / 4).to_le_bytes());

@@ -26,7 +26,7 @@ pub async fn run(instance: &Instance, command: Command) -> anyhow::Result<()> {
         Command::Diff { file } => print_changes(&send(instance, &file, true).await?, "No difference.", "Would change"),
         Command::Export => {
             let response = instance.request(Method::GET, "/api/v1/catalog").send().await?.error_for_status()?;
-            print!("{}", response.text().await?);
+            say!("{}", response.text().await?.trim_end());
         }
     }
     Ok(())

@@ -136,25 +136,22 @@ pub async fn an_allowance_is_told_once_and_again_when_raised(suite: &Suite) {
 
 /// `count` requests of initech at an instant, stored as metering stores them.
 async fn past(suite: &Suite, tenant: &Tenant, at: DateTime<Utc>, count: usize) {
-    let row = |_| {
-        let event = UsageEvent {
-            specversion: SpecVersion::V1,
-            id: format!("gw/{}", uuid::Uuid::now_v7().simple()),
-            source: "gw".to_owned(),
-            kind: REQUEST.to_owned(),
-            time: at,
-            subject: "initech-prod".to_owned(),
-            workspace: tenant.workspace.id.clone(),
-            received_at: at,
-            data: RequestData {
-                api: "orders".to_owned(),
-                route: "GET /orders".to_owned(),
-                status: 200,
-                answered_by: AnsweredBy::Upstream,
-                ..RequestData::default()
-            },
-        };
-        event
+    let row = |_| UsageEvent {
+        specversion: SpecVersion::V1,
+        id: format!("gw/{}", uuid::Uuid::now_v7().simple()),
+        source: "gw".to_owned(),
+        kind: REQUEST.to_owned(),
+        time: at,
+        subject: "initech-prod".to_owned(),
+        workspace: tenant.workspace.id.clone(),
+        received_at: at,
+        data: RequestData {
+            api: "orders".to_owned(),
+            route: "GET /orders".to_owned(),
+            status: 200,
+            answered_by: AnsweredBy::Upstream,
+            ..RequestData::default()
+        },
     };
     let rows: Vec<_> = (0..count).map(row).collect();
     store_all(&suite.app, &rows).await;

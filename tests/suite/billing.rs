@@ -103,7 +103,7 @@ impl Business {
                 rows.push(event.clone());
             }
         }
-        store_all(&app, &rows).await;
+        store_all(app, &rows).await;
     }
 
     pub fn event(&self, subject: &str, time: DateTime<Utc>) -> UsageEvent {

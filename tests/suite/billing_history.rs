@@ -22,8 +22,8 @@ use crate::harness::Suite;
 use crate::metering_flow::store_all;
 
 async fn store(app: &App, events: Vec<UsageEvent>) {
-    let rows: Vec<_> = events.into_iter().map(|event| event).collect();
-    store_all(&app, &rows).await;
+    let rows: Vec<_> = events.into_iter().collect();
+    store_all(app, &rows).await;
 }
 
 fn payment(business: &Business, at: DateTime<Utc>, amount: &str) -> UsageEvent {

@@ -57,27 +57,24 @@ struct Call<'a> {
 }
 
 async fn calls(suite: &Suite, tenant: &Tenant, calls: impl IntoIterator<Item = Call<'_>>) {
-    let row = |call: Call| {
-        let event = UsageEvent {
-            specversion: SpecVersion::V1,
-            id: format!("gw/{}", uuid::Uuid::now_v7().simple()),
-            source: "gw".to_owned(),
-            kind: REQUEST.to_owned(),
-            time: call.at,
-            subject: "initech".to_owned(),
-            workspace: tenant.workspace.id.clone(),
-            received_at: call.at,
-            data: RequestData {
-                api: "orders".to_owned(),
-                api_version: call.version.to_owned(),
-                route: call.route.to_owned(),
-                status: call.status,
-                latency_us: call.latency_us,
-                answered_by: AnsweredBy::Upstream,
-                ..RequestData::default()
-            },
-        };
-        event
+    let row = |call: Call| UsageEvent {
+        specversion: SpecVersion::V1,
+        id: format!("gw/{}", uuid::Uuid::now_v7().simple()),
+        source: "gw".to_owned(),
+        kind: REQUEST.to_owned(),
+        time: call.at,
+        subject: "initech".to_owned(),
+        workspace: tenant.workspace.id.clone(),
+        received_at: call.at,
+        data: RequestData {
+            api: "orders".to_owned(),
+            api_version: call.version.to_owned(),
+            route: call.route.to_owned(),
+            status: call.status,
+            latency_us: call.latency_us,
+            answered_by: AnsweredBy::Upstream,
+            ..RequestData::default()
+        },
     };
     let rows: Vec<_> = calls.into_iter().map(row).collect();
     store_all(&suite.app, &rows).await;

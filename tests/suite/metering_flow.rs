@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bigdecimal::BigDecimal;
 use chrono::{DateTime, TimeDelta, Utc};
+use clickhouse::Row;
 use farebox_core::App;
 use farebox_core::event::{AnsweredBy, REQUEST, RequestData, SpecVersion, UsageEvent, kafka_key};
 use farebox_core::ids::{PlanVersionId, SubscriptionId, WorkspaceId};
@@ -21,6 +22,7 @@ use farebox_metering::timelines::{self, BEGINNING, TimelineEntry};
 use farebox_metering::usage::{self, UsageQuery};
 use farebox_metering::{Condition, Dimension, Filter, MeteringError, Test, pipeline, proof, recompute, stored};
 use rdkafka::producer::FutureRecord;
+use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::harness::{Suite, eventually};
@@ -105,6 +107,12 @@ pub async fn value(app: &App, query: UsageQuery) -> String {
     answer.rows[0].value.to_plain_string()
 }
 
+#[derive(Debug, PartialEq, Row, Deserialize)]
+struct Stored {
+    fields: Vec<String>,
+    properties: Vec<(String, String)>,
+}
+
 /// Blocks of one insert have words of their own, and texts of any length, none at all, and what is no ASCII.
 pub async fn what_is_stored_is_what_was_sent(suite: &Suite) {
     let (app, world) = (&suite.app, world(&suite.app, "stored").await);
@@ -127,18 +135,18 @@ pub async fn what_is_stored_is_what_was_sent(suite: &Suite) {
     let blocks: Vec<_> = [&sent[..1], &sent[1..300], &[], &sent[300..]].map(Block::of).into();
     store::store(&app.clickhouse, &blocks.iter().collect::<Vec<_>>()).await.expect("stored");
 
-    type Stored = (Vec<String>, Vec<(String, String)>);
     let question = "SELECT [id, toString(source), subject, credential, toString(api), toString(route), \
                     toString(toUnixTimestamp64Micro(time)), toString(toUnixTimestamp64Milli(received_at)), toString(status), \
-                    toString(latency_us), toString(request_bytes), toString(cached)], CAST(properties, 'Array(Tuple(String, String))') \
+                    toString(latency_us), toString(request_bytes), toString(cached)] AS fields, CAST(properties, 'Array(Tuple(String, String))') AS properties \
                     FROM events FINAL WHERE workspace = ? ORDER BY time";
     let stored: Vec<Stored> = app.clickhouse.query(question).bind(world.workspace.as_str()).fetch_all().await.expect("read");
-    let as_stored = |event: UsageEvent| -> Stored {
+    let as_stored = |event: UsageEvent| {
         let data = event.data;
         let times = [event.time.timestamp_micros(), event.received_at.timestamp_millis()].map(|time| time.to_string());
         let numbers = [data.status.to_string(), data.latency_us.to_string(), data.request_bytes.to_string(), data.cached.to_string()];
         let texts = [event.id, event.source, event.subject, data.credential, data.api, data.route];
-        (texts.into_iter().chain(times).chain(numbers).collect(), data.properties.into_iter().collect())
+        let fields = texts.into_iter().chain(times).chain(numbers).collect();
+        Stored { fields, properties: data.properties.into_iter().collect() }
     };
     assert_eq!(stored.len(), sent.len());
     for (stored, sent) in stored.into_iter().zip(sent) {

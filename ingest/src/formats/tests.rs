@@ -69,6 +69,18 @@ fn a_dead_letter_has_the_id_that_the_record_had() {
     }
 }
 
+#[test]
+fn a_dead_letter_of_otlp_is_a_record_still() {
+    let header = r#"{"key":"http.request.header.authorization","value":{"stringValue":"Bearer s3cret"}}"#;
+    for (format, sample) in formats().into_iter().filter(|(format, _)| format.as_str().ends_with("_otlp")) {
+        let record = sample.replacen(r#""attributes":["#, &format!(r#""attributes":[{header},"#), 1).into_bytes();
+        let kept = format.masked(&record);
+        assert!(record.len() > sample.len() && !String::from_utf8_lossy(&kept).contains("s3cret"));
+        assert_eq!(format.decode(&kept), format.decode(&record), "{}", String::from_utf8_lossy(&kept));
+        assert_eq!(judge(&format, &kept), Ok(()));
+    }
+}
+
 /// Values that have broken readers before.
 fn hostile() -> impl Strategy<Value = String> {
     prop_oneof![
