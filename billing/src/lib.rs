@@ -9,7 +9,7 @@
 //! [`revenue`] tells insights who pays. What all that means for the books is derived in [`ledger`]. Finance takes files
 //! from [`exports`] and an invoice as a document from [`documents`]; what is done about unpaid invoices is in [`dunning`]. What
 //! corrects an issued invoice is a document of its own, in [`credit_notes`]; payments that go back are recorded in
-//! [`reversals`]. [`sla`] gives back what was promised and not kept, and [`margin`] sets what calls cost beside what they
+//! [`reversals`]. [`what_if`] sets plans side by side on what really happened, [`sla`] gives back what was promised and not kept, and [`margin`] sets what calls cost beside what they
 //! bring. Who wants to know of thresholds has [`alerts`], and whose programs want to know what happens, [`webhooks`]; e-mails
 //! leave by [`mails`].
 #![forbid(unsafe_code)]
@@ -47,13 +47,13 @@ pub mod revenue;
 pub mod reversals;
 pub mod settings;
 pub mod settle;
-pub mod simulate;
 pub mod sla;
 pub mod stripe;
 pub mod subscriptions;
 pub mod summary;
 pub mod units;
 pub mod webhooks;
+pub mod what_if;
 
 pub use error::BillingError;
 // Points at which a test may kill the process.
@@ -78,6 +78,7 @@ pub fn router(app: &App) -> OpenApiRouter {
         .merge(margin::router(app))
         .merge(units::router(app))
         .merge(webhooks::router(app))
+        .merge(what_if::router(app))
 }
 
 /// The background loops: the scheduled close, Stripe's push, events and poll, credit notes that wait for Stripe, the

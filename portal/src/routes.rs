@@ -161,6 +161,9 @@ pub fn table() -> Vec<Route> {
     t.get("/console/versions.csv", roles(KPIS), console::kpis::versions_file);
     t.get("/console/margin", roles(MONEY), console::margin::show);
     t.get("/console/margin.csv", roles(MONEY), console::margin::file);
+    t.get("/console/what-if", roles(MONEY), console::what_if::show);
+    t.post("/console/what-if", roles(MONEY), console::what_if::submit);
+    t.post("/console/what-if.csv", roles(MONEY), console::what_if::file);
     t.get("/console/revenue", roles(MONEY), console::kpis::revenue);
     t.get("/console/revenue.csv", roles(MONEY), console::kpis::revenue_file);
     t.get("/console/consumers", roles(MEMBERS), console::consumers::list);

@@ -8,6 +8,7 @@ mod events;
 mod export;
 mod letters;
 mod records;
+mod what_if;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -68,6 +69,8 @@ enum Command {
     Replay(letters::Replay),
     /// Rate usage offline: lines as JSON.
     Rate(closing::Rate),
+    /// Plans and drafts side by side on what was really used: who would have paid less and more, and what in all.
+    WhatIf(what_if::WhatIf),
     /// Derive numbers again from the raw events and name every difference.
     #[command(subcommand)]
     Audit(closing::Audit),
@@ -108,6 +111,12 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A name as part of a path: nothing in it leads elsewhere.
+fn encoded(name: &str) -> String {
+    // What stands for a space in a form does not in a path.
+    url::form_urlencoded::byte_serialize(name.as_bytes()).collect::<String>().replace('+', "%20")
 }
 
 /// For programs and people.
@@ -151,6 +160,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Simulate(options) => simulate::run(&find.instance()?, &options).await,
         Command::Replay(command) => letters::replay(&find.instance()?, &command).await,
         Command::Rate(command) => closing::rate(&command),
+        Command::WhatIf(command) => what_if::run(&find.instance()?, &command).await,
         Command::Audit(command) => closing::audit(&find.instance()?, command).await,
         Command::Correct(command) => correct::run(&find.instance()?, &command).await,
         Command::Retention(command) => events::retention(&find.instance()?, &command).await,

@@ -5,8 +5,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use farebox_billing::close::checklist::{self, Closed, StepName, StepState};
 use farebox_billing::credits::{self, GrantKind, NewGrant};
 use farebox_billing::invoices::{self, Invoice, State};
-use farebox_billing::simulate::{self, Question};
 use farebox_billing::subscriptions::{self, When};
+use farebox_billing::what_if::{self, Candidate, Question};
 use farebox_billing::{BillingError, audit, calendar, close, coupons, plans};
 use farebox_core::App;
 use farebox_core::auth::{self, Scope};
@@ -191,8 +191,8 @@ pub async fn a_subscription_through_its_life(suite: &Suite) {
     let total: i64 = business.invoices(app).await.iter().map(|invoice| invoice.subtotal.minor).sum();
     // By definition: what simulating the plan it had gives.
     let plan = plans::find(&mut conn, ws, "team", None).await.expect("found").expect("there").definition;
-    let question = Question { plan, months: vec![first, second, third], consumers: None, on_plan: None };
-    let worth = simulate::simulate(app, ws, &question).await.expect("simulated");
+    let question = Question { plans: vec![Candidate::published(plan)], months: vec![first, second, third], consumers: None, on_plan: None };
+    let worth = what_if::simulate(app, ws, &question).await.expect("simulated");
     assert_eq!((worth.totals[0].difference.minor, worth.totals[0].unchanged), (0, 1));
     let off = total - worth.totals[0].actual.minor;
     assert!(off.abs() <= 6, "the invoices come to {total}, it was worth {}", worth.totals[0].actual);
@@ -342,8 +342,8 @@ pub async fn what_if_contracts_and_versions(suite: &Suite) {
     business.send(app, "a", month("2026-08"), 100, 1).await;
     let mut conn = app.pg.acquire().await.expect("PostgreSQL");
     let scale = plans::find(&mut conn, ws, "scale", None).await.expect("found").expect("there").definition;
-    let question = Question { plan: scale, months: vec![month("2026-08")], consumers: None, on_plan: None };
-    let asked = simulate::simulate(app, ws, &question).await.expect("simulated");
+    let question = Question { plans: vec![Candidate::published(scale)], months: vec![month("2026-08")], consumers: None, on_plan: None };
+    let asked = what_if::simulate(app, ws, &question).await.expect("simulated");
     // a: 49 + 10 + 8.75 against 99 + 10; b: 49 against 99.
     let shown: Vec<_> = asked.rows.iter().map(|r| format!("{} {} {} {}", r.name, r.actual, r.simulated, r.difference)).collect();
     assert_eq!(shown, ["b 49.00 99.00 50.00", "a 67.75 109.00 41.25"]);

@@ -64,6 +64,7 @@ mod walk;
 mod walk_api;
 mod walk_pages;
 mod webhooks;
+mod what_if;
 
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
@@ -277,6 +278,9 @@ fn main() -> ExitCode {
         margin::revenue_and_cost_add_up_by_route_and_consumer,
         margin::two_versions_are_set_side_by_side,
         margin::own_months_are_priced_on_every_plan,
+        what_if::plans_are_set_side_by_side,
+        what_if::what_is_wrong_with_a_question_is_said_at_its_field,
+        what_if::plans_are_compared_in_the_console,
         sla::what_was_promised_and_not_kept_is_given_back,
         sla::promises_that_cannot_be_measured_are_refused,
         dunning::a_refused_card_starts_dunning,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use farebox_billing::{calendar, plans, simulate};
+use farebox_billing::{calendar, plans, what_if};
 use farebox_core::clock;
 use farebox_core::event::{AnsweredBy, REQUEST, RequestData, SpecVersion, UsageEvent};
 use farebox_metering::consumers;
@@ -217,7 +217,7 @@ pub async fn own_months_are_priced_on_every_plan(suite: &Suite) {
     drop(conn);
     let zone = chrono_tz::Europe::Berlin;
     let months: Vec<_> = ["2026-07", "2026-08", "2026-09", "2026-10"].map(|name| calendar::parse(name, zone).expect("a month")).into();
-    let compared = simulate::compare(&suite.app, ws, &initech, &offered, &months).await.expect("compared").expect("subscribed");
+    let compared = what_if::compare(&suite.app, ws, &initech, &offered, &months).await.expect("compared").expect("subscribed");
     let texts = |months: &[farebox_core::money::Money]| months.iter().map(ToString::to_string).collect::<Vec<_>>();
     // 49 and 0.125 for each of 10, 21 and 32 requests; before the subscription there was nothing.
     assert_eq!(texts(&compared.actual), ["0.00", "50.25", "51.63", "53.00"]);
@@ -225,6 +225,6 @@ pub async fn own_months_are_priced_on_every_plan(suite: &Suite) {
     assert_eq!(on("growth"), texts(&compared.actual));
     assert_eq!(on("free"), ["0.00"; 4]);
     let stranger = Tenant::new(suite, "own-stranger").await;
-    let nothing = simulate::compare(&suite.app, &stranger.workspace.id, &initech, &offered, &months).await.expect("compared");
+    let nothing = what_if::compare(&suite.app, &stranger.workspace.id, &initech, &offered, &months).await.expect("compared");
     assert!(nothing.is_none(), "another workspace's consumer has nothing there");
 }

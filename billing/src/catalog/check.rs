@@ -133,7 +133,8 @@ pub(super) fn unique<'a>(names: impl Iterator<Item = (&'a At<String>, String)>, 
 }
 
 fn plans(raw: &RawCatalog, currency: Currency, errors: &mut Errors) -> Vec<PlanDefinition> {
-    let meters: BTreeSet<_> = raw.meters.iter().map(|meter| meter.name.value.as_str()).chain(["calls", "requests"]).collect();
+    let meters: BTreeSet<_> =
+        raw.meters.iter().map(|meter| meter.name.value.clone()).chain(["calls", "requests"].map(str::to_owned)).collect();
     let mut seen = BTreeSet::new();
     let mut plans = Vec::new();
     for (n, plan) in raw.plans.iter().enumerate() {
@@ -174,7 +175,7 @@ fn first_place(plan: &RawPlan) -> serde_saphyr::Location {
     named.or_else(|| plan.prices.first().map(|p| p.name.referenced)).unwrap_or(serde_saphyr::Location::UNKNOWN)
 }
 
-fn meters_exist(plan: &RawPlan, path: &str, meters: &BTreeSet<&str>, errors: &mut Errors) {
+pub(super) fn meters_exist(plan: &RawPlan, path: &str, meters: &BTreeSet<String>, errors: &mut Errors) {
     let prices = plan.prices.iter().enumerate().filter_map(|(n, p)| Some((p.meter.as_ref()?, format!("{path}.prices[{n}].meter"))));
     let quotas = plan.entitlements.iter().enumerate();
     let quotas = quotas.filter_map(|(n, e)| Some((&e.quota.as_ref()?.meter, format!("{path}.entitlements[{n}].quota.meter"))));
@@ -189,7 +190,7 @@ fn meters_exist(plan: &RawPlan, path: &str, meters: &BTreeSet<&str>, errors: &mu
     let included = included.filter_map(|(n, credits)| Some((credits.meter.as_ref()?, format!("{path}.terms.credits[{n}].meter"))));
     for (meter, path) in prices.chain(quotas).chain(promises).chain(included) {
         if !meters.contains(meter.value.as_str()) {
-            let known: Vec<_> = meters.iter().copied().collect();
+            let known: Vec<_> = meters.iter().map(String::as_str).collect();
             errors.at(meter, &path, format!("there is no meter named `{}`; there are {}", meter.value, known.join(", ")));
         }
     }

@@ -24,6 +24,8 @@ mod seller;
 mod settings;
 mod sla;
 
+use std::collections::BTreeSet;
+
 use farebox_core::money::Currency;
 
 pub use alerts::AlertEntry;
@@ -50,6 +52,18 @@ pub fn parse_plan(text: &str, currency: Currency) -> Result<(PlanDefinition, Opt
     let plan = plan::Reader { currency, errors: &mut errors }.plan(&raw, "plan");
     match plan {
         Some(plan) if errors.is_empty() => Ok(plan),
+        _ => Err(errors.into_sorted()),
+    }
+}
+
+/// Reads one entry of `plans` that is not published, of a workspace with these meters.
+pub fn parse_draft(text: &str, currency: Currency, meters: &BTreeSet<String>) -> Result<PlanDefinition, Vec<CatalogError>> {
+    let raw: raw::RawPlan = serde_saphyr::from_str(text).map_err(|e| vec![errors::from_parser(&e)])?;
+    let mut errors = errors::Errors::default();
+    check::meters_exist(&raw, "plan", meters, &mut errors);
+    let plan = plan::Reader { currency, errors: &mut errors }.plan(&raw, "plan");
+    match plan {
+        Some((plan, _)) if errors.is_empty() => Ok(plan),
         _ => Err(errors.into_sorted()),
     }
 }

@@ -32,9 +32,7 @@ pub(super) async fn count(
     currency: Currency,
     counting: Counting,
 ) -> Result<Counted, BillingError> {
-    // Attribution itself keeps to the time the subscription was in force. So one that had a single plan may be counted
-    // over the whole period, which is the same question for all of them, and is answered for all at once.
-    let stretch = if wanted.alone { wanted.of } else { wanted.stretch };
+    let stretch = wanted.counted_over();
     let (id, meter) = (&subscription.id, wanted.meter.as_str());
     let asked = Asked { id, price: &wanted.price, meter, stretch, shared: wanted.alone };
     let (mut usage, found) = counted(counter, asked, currency, counting).await?;

@@ -6,12 +6,13 @@ use farebox_core::http::{Json, Page};
 use farebox_core::ids::ConsumerId;
 use farebox_core::problem::Problem;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
+use crate::catalog;
 use crate::plans::{self, Plan};
 use crate::rating::PlanDefinition;
-use crate::simulate::{self, Question, Simulation};
 use crate::subscriptions::{self, Migrated, Migration, When};
-use crate::{calendar, catalog};
+use crate::what_if::{self, Candidate, Question, Simulation};
 
 /// The newest version of each plan on offer.
 #[utoipa::path(get, path = "/api/v1/plans", tag = "plans", responses((status = 200, body = Page<Plan>)))]
@@ -84,7 +85,7 @@ pub(super) struct Simulate {
     version: Option<i32>,
     /// A draft instead: an entry of the catalogue's `plans`; its name and product are the plan's.
     #[schema(value_type = Option<Object>)]
-    draft: Option<serde_json::Value>,
+    draft: Option<Box<RawValue>>,
     /// The first and the last month, such as 2026-08.
     from: String,
     to: String,
@@ -113,20 +114,16 @@ pub(super) async fn simulate(
     let newest = plans::get(&mut conn, ws, &id).await?.ok_or_else(|| Problem::not_found("plan"))?;
     let plan = plans::find(&mut conn, ws, &newest.name, asked.version).await?.ok_or_else(|| Problem::not_found("plan version"))?;
     drop(conn);
-    let mut definition = plan.definition;
-    if let Some(draft) = &asked.draft {
-        let read = catalog::parse_plan(&draft.to_string(), workspace.currency);
-        let (draft, _) = read.map_err(|errors| catalog::field_problem("/draft", &errors))?;
-        definition = PlanDefinition { name: definition.name, product: definition.product, version: definition.version + 1, ..draft };
-    }
-    let (first, last) = (calendar::parse(&asked.from, workspace.time_zone), calendar::parse(&asked.to, workspace.time_zone));
-    let first = first.map_err(|_| Problem::invalid_field("/from", "is a month such as 2026-08"))?;
-    let last = last.map_err(|_| Problem::invalid_field("/to", "is a month such as 2026-10"))?;
-    let (mut months, mut month) = (Vec::new(), first);
-    while month.start <= last.start && months.len() <= 24 {
-        months.push(month);
-        month = calendar::period_of(month.end, workspace.time_zone)?;
-    }
-    let question = Question { plan: definition, months, consumers: asked.consumers, on_plan: asked.on_plan };
-    Ok(axum::Json(simulate::simulate(&app, ws, &question).await?))
+    let candidate = match &asked.draft {
+        None => Candidate::published(plan.definition),
+        Some(draft) => {
+            let read = catalog::parse_plan(draft.get(), workspace.currency);
+            let (draft, _) = read.map_err(|errors| catalog::field_problem("/draft", &errors))?;
+            let PlanDefinition { name, product, version, .. } = plan.definition;
+            Candidate::draft(PlanDefinition { name, product, version: version + 1, ..draft })
+        }
+    };
+    let months = what_if::months(&asked.from, &asked.to, workspace.time_zone)?;
+    let question = Question { plans: vec![candidate], months, consumers: asked.consumers, on_plan: asked.on_plan };
+    Ok(axum::Json(what_if::simulate(&app, ws, &question).await?))
 }

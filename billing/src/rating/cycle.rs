@@ -84,6 +84,12 @@ pub struct Wanted {
 }
 
 impl Wanted {
+    /// What is counted: attribution itself keeps to the time the subscription was in force, so one that had a single plan
+    /// may be counted over the whole period, which is the same question for all of them, and is answered for all at once.
+    pub fn counted_over(&self) -> Period {
+        if self.alone { self.of } else { self.stretch }
+    }
+
     pub fn key(&self) -> UsedKey {
         (self.source.clone(), self.price.name.clone(), self.stretch.start)
     }

@@ -30,7 +30,7 @@
 
   // A form sends once: a second click while it is on its way does nothing.
   document.addEventListener('submit', e => {
-    if (e.target.method !== 'post' || e.defaultPrevented) return;
+    if (e.target.method !== 'post' || e.defaultPrevented || e.submitter?.formAction.endsWith('.csv')) return; // a file leaves the page where it is
     if (e.target.dataset.sent) return e.preventDefault();
     e.target.dataset.sent = '1';
   });
@@ -41,6 +41,12 @@
 
   // Filters apply as soon as they change; the button is for those without script.
   document.addEventListener('change', e => { if (e.target.matches('form[data-auto] select, form[data-auto] input')) e.target.form.requestSubmit(); });
+
+  // A file's text into the field beside it.
+  document.addEventListener('change', async e => {
+    const field = document.getElementById(e.target.dataset.into), file = e.target.files?.[0];
+    if (field && file) field.value = await file.text();
+  });
 
   // Polling stops while nobody looks.
   document.addEventListener('htmx:beforeRequest', e => {
@@ -86,7 +92,8 @@
       const table = th.closest('table'), body = table.tBodies[0], down = th.getAttribute('aria-sort') !== 'descending';
       $$('th[aria-sort]', table).forEach(x => x.removeAttribute('aria-sort'));
       th.setAttribute('aria-sort', down ? 'descending' : 'ascending');
-      const text = r => r.cells[i].textContent.trim(), numeric = th.classList.contains('n');
+      // By the first line: what stands below it only explains.
+      const text = r => (r.cells[i].querySelector('.cell')?.firstChild ?? r.cells[i]).textContent.trim(), numeric = th.classList.contains('n');
       const order = numeric ? (a, b) => plain(text(a)) - plain(text(b)) : (a, b) => text(a).localeCompare(text(b));
       body.append(...[...body.rows].sort((a, b) => down ? order(b, a) : order(a, b)));
     });

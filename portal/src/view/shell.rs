@@ -72,6 +72,7 @@ const CONSOLE: &[(&str, &[(&str, Icon, &str)])] = &[
         &[
             ("/console/revenue", Icon::TrendingUp, "Revenue"),
             ("/console/margin", Icon::Scale, "Margin"),
+            ("/console/what-if", Icon::Columns3, "What-if"),
             ("/console/invoices", Icon::ReceiptText, "Invoices"),
             ("/console/credit-notes", Icon::Undo2, "Credit notes"),
             ("/console/close", Icon::Lock, "Month close"),

@@ -73,6 +73,8 @@ pub struct Billing {
     pub together: bool,
     /// Where that is changed; empty for those who may not.
     pub action: String,
+    /// Where other plans are compared on its usage; empty for those who may not.
+    pub what_if: String,
 }
 
 /// Rows on a page.
@@ -275,6 +277,7 @@ fn billing_of(ctx: &Ctx, consumer: &Consumer, billing: &ConsumerBilling) -> Bill
         facts,
         together: billing.consolidated,
         action: if ctx.may_post("/console/consumers/{id}/billing") { path } else { String::new() },
+        what_if: if ctx.may_open("/console/what-if") { format!("/console/what-if?consumer={}", consumer.id) } else { String::new() },
     }
 }
 

@@ -14,3 +14,4 @@ pub mod overview;
 pub mod pipeline;
 pub mod settings;
 pub mod webhooks;
+pub mod what_if;

@@ -3,8 +3,8 @@ use axum::Form;
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Redirect, Response};
 use farebox_billing::plans;
-use farebox_billing::simulate::{self, Comparison};
 use farebox_billing::subscriptions::{self, When};
+use farebox_billing::what_if::{self, Comparison};
 use farebox_core::audit_log;
 use farebox_core::money::Money;
 use farebox_core::period::Period;
@@ -61,7 +61,7 @@ pub async fn show(State(portal): State<Portal>, ctx: Ctx) -> Result<Response, Fa
     });
     let months = last_months(&ctx);
     let listed = plans::list_published(&mut *portal.app.pg.acquire().await?, &ctx.workspace.id).await?;
-    let compared = simulate::compare(&portal.app, &ctx.workspace.id, ctx.consumer()?, &listed, &months).await?;
+    let compared = what_if::compare(&portal.app, &ctx.workspace.id, ctx.consumer()?, &listed, &months).await?;
     page(&PlanPage {
         shell: ctx.shell("Plan", "/plan"),
         compared: compared.map(|compared| comparison(&compared, &names, &ctx)),

@@ -10,13 +10,13 @@ use farebox_core::workspace;
 use farebox_metering::timelines;
 use serde::Serialize;
 
-use super::{Known, Question, of_subscription};
+use super::worth::{Known, figures, in_force};
 use crate::BillingError;
 use crate::plans::{self, Plan};
 use crate::subscriptions;
 
 /// The months as they were, and on each plan. Less the credits that a plan includes, before discounts, other credits and tax, as
-/// by [`super::simulate`].
+/// by [`super::what_if`].
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Comparison {
     pub currency: Currency,
@@ -44,11 +44,8 @@ pub async fn compare(
     timelines::sync(app).await?;
     let mut conn = app.pg.acquire().await?;
     let workspace = workspace::by_id(&mut conn, ws).await?.ok_or(BillingError::NotFound("workspace"))?;
-    let in_force = |period: &Period, own: &subscriptions::Subscription| {
-        own.phases.iter().any(|phase| phase.from < period.end && phase.to.is_none_or(|to| to > period.start))
-    };
     let mut found = subscriptions::list(&mut conn, ws, Some(consumer), i64::MAX, "").await?;
-    found.retain(|own| months.iter().any(|month| in_force(month, own)));
+    found.retain(|own| months.iter().any(|month| in_force(own, *month)));
     // Of several products the one that is on offer; its latest currency.
     let Some(last) = found.iter().rfind(|own| offered.iter().any(|plan| plan.product == own.product)).cloned() else { return Ok(None) };
     found.retain(|own| own.product == last.product && own.currency == last.currency);
@@ -59,31 +56,31 @@ pub async fn compare(
         .collect();
     let versions = plans::of(&mut conn, ws, pinned.iter()).await?;
     drop(conn);
-    let mut comparison =
-        Comparison { currency, months: months.to_vec(), actual: vec![Money::zero(currency); months.len()], plans: Vec::new() };
-    let mut known: Vec<_> = found.iter().map(|own| Known::of(own.id.clone())).collect();
-    for (n, plan) in offered.iter().filter(|plan| plan.product == last.product).enumerate() {
-        let mut by_month = Some(vec![Money::zero(currency); months.len()]);
+    let offered: Vec<_> = offered.iter().filter(|plan| plan.product == last.product).collect();
+    let instead: Vec<_> = offered.iter().map(|plan| plan.definition.clone()).collect();
+    let mut actual = vec![Money::zero(currency); months.len()];
+    let mut on = vec![Some(actual.clone()); offered.len()];
+    for own in &found {
+        let mut known = Known::of(own.id.clone());
         for (m, month) in months.iter().enumerate() {
-            let question = Question { plan: plan.definition.clone(), months: vec![*month], consumers: None, on_plan: None };
-            for (own, known) in found.iter().zip(&mut known) {
-                match of_subscription(app, &workspace, own, &question, &versions, known).await {
-                    Ok(Some((actual, simulated))) => {
-                        if n == 0 {
-                            comparison.actual[m] = comparison.actual[m].checked_add(actual.cost)?;
-                        }
-                        if let Some(months) = &mut by_month {
-                            months[m] = months[m].checked_add(simulated.cost)?;
+            match figures(app, &workspace, own, &instead, &[*month], &versions, &mut known).await {
+                Ok(Some(figures)) => {
+                    actual[m] = actual[m].checked_add(figures.actual.cost)?;
+                    for (sums, worth) in on.iter_mut().zip(figures.on) {
+                        match (sums.as_mut(), worth) {
+                            (Some(sums), Ok(worth)) => sums[m] = sums[m].checked_add(worth.cost)?,
+                            // A plan that has no price in the currency, or none for what was used.
+                            (_, Err(_)) => *sums = None,
+                            (None, Ok(_)) => {}
                         }
                     }
-                    Ok(None) => {}
-                    // A plan that has no price in the currency, or none for what was used.
-                    Err(BillingError::Rating(_)) => by_month = None,
-                    Err(error) => return Err(error),
                 }
+                Ok(None) => {}
+                Err(BillingError::Rating(_)) => on.fill(None),
+                Err(error) => return Err(error),
             }
         }
-        comparison.plans.push(OnPlan { plan: plan.name.clone(), months: by_month });
     }
-    Ok(Some(comparison))
+    let plans = offered.iter().zip(on).map(|(plan, months)| OnPlan { plan: plan.name.clone(), months }).collect();
+    Ok(Some(Comparison { currency, months: months.to_vec(), actual, plans }))
 }
