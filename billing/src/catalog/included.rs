@@ -6,7 +6,7 @@ use super::plan::Reader;
 use super::raw::{At, RawAmounts, RawIncluded, RawPlan, RawRollsOver};
 use crate::rating::models::zero;
 use crate::rating::plan::{Decimal, Included, IncludedOf, RollsOver};
-use crate::rating::units::ONLY_QUANTITIES;
+use crate::rating::units::{ONLY_QUANTITIES, charged_beside};
 
 /// Ten years of months.
 const MOST_PERIODS: i32 = 120;
@@ -113,11 +113,14 @@ pub fn fit(reader: &mut Reader, plan: &RawPlan, path: &str) {
             reader.errors.at(&included.name, &path, "an hour comes with no credits; give the plan an interval of a day or longer");
         }
         if let Some(meter) = &included.meter {
-            let mut models = plan.prices.iter().filter(|price| price.meter.as_ref().is_some_and(|own| own.value == meter.value)).peekable();
             let other = |model: &str| ["matrix", "percentage", "graduated_percentage", "pass_through"].contains(&model);
-            if models.peek().is_some() && models.all(|price| other(&price.model.value)) {
-                let message =
-                    format!("the plan has no price of `{}` that units could cover: {ONLY_QUANTITIES}; write an `amount`", meter.value);
+            let of_meter = plan.prices.iter().filter(|price| price.meter.as_ref().is_some_and(|own| own.value == meter.value));
+            let (others, quantities): (Vec<_>, Vec<_>) = of_meter.partition(|price| other(&price.model.value));
+            if let Some(other) = others.first() {
+                let message = match quantities.first() {
+                    None => format!("the plan has no price of `{}` that units could cover: {ONLY_QUANTITIES}; write an `amount`", meter.value),
+                    Some(covered) => charged_beside(&meter.value, &covered.name.value, &other.name.value),
+                };
                 reader.errors.at(meter, &format!("{path}.meter"), message);
             }
         }

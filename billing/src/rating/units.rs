@@ -46,6 +46,14 @@ pub struct Taken {
 pub const ONLY_QUANTITIES: &str = "units cover usage that is priced by quantity (per_unit, package, graduated, volume); what is priced by value, \
                                    event or amount (matrix, percentage, graduated_percentage, pass_through) is covered by credits in money";
 
+/// Why units are refused where one price of the meter would be covered and another would go on charging.
+pub fn charged_beside(meter: &str, covered: &str, other: &str) -> String {
+    format!(
+        "units of `{meter}` would be taken off `{covered}`, while `{other}` still charges them, because it does not price by quantity: \
+         give credits in money, or let one of both follow a meter of its own"
+    )
+}
+
 /// Models that price one quantity. Others price events, values or money, of which no unit can be taken off.
 pub fn takes_units(price: &Price) -> bool {
     matches!(price.model, Model::PerUnit { .. } | Model::Package { .. } | Model::Graduated { .. } | Model::Volume { .. })

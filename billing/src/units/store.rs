@@ -11,7 +11,8 @@ use serde::Serialize;
 use sqlx::{Connection, PgConnection};
 
 use crate::credits::{GrantKind, check_given, days_after};
-use crate::rating::units::{ONLY_QUANTITIES, takes_units};
+use crate::rating::plan::Price;
+use crate::rating::units::{ONLY_QUANTITIES, charged_beside, takes_units};
 use crate::{BillingError, plans, subscriptions};
 
 #[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
@@ -105,22 +106,25 @@ pub async fn grant(conn: &mut PgConnection, ws: &WorkspaceId, new: NewUnitGrant)
     get(conn, ws, &id).await?.ok_or(BillingError::NotFound("grant"))
 }
 
-/// Units that no price of the consumer's could ever take would be lost without a word. Who has no price of the meter yet may get one.
+/// Units that no price of the consumer's could ever take would be lost without a word, and what they cover must not be charged by
+/// another price. Who has no price of the meter yet may get one.
 async fn could_cover(conn: &mut PgConnection, ws: &WorkspaceId, new: &NewUnitGrant) -> Result<(), BillingError> {
-    let mut priced = false;
+    let (mut covered, mut priced) = (false, false);
     for subscription in subscriptions::current(conn, ws, &new.consumer).await? {
-        for phase in &subscription.phases {
+        // What ended before the units begin has nothing to do with them.
+        for phase in subscription.phases.iter().filter(|phase| phase.to.is_none_or(|to| to > new.effective_at)) {
             let Some(plan) = plans::by_version(conn, ws, &phase.plan_version).await? else { continue };
-            let added = subscription.add_ons.iter().map(|own| &own.price);
-            for price in plan.definition.prices.iter().chain(added).filter(|price| price.meter.as_ref() == Some(&new.meter)) {
-                if takes_units(price) {
-                    return Ok(());
-                }
-                priced = true;
+            let of_meter = |price: &&Price| price.meter.as_ref() == Some(&new.meter);
+            let (quantities, others): (Vec<_>, Vec<_>) = plan.definition.prices.iter().filter(of_meter).partition(|price| takes_units(price));
+            if let (Some(covered), Some(other)) = (quantities.first(), others.first()) {
+                return Err(BillingError::invalid("/meter", charged_beside(&new.meter, &covered.name, &other.name)));
             }
+            let mut added = subscription.add_ons.iter().map(|own| &own.price).filter(of_meter);
+            covered |= !quantities.is_empty() || added.any(takes_units);
+            priced |= !others.is_empty() || subscription.add_ons.iter().map(|own| &own.price).any(|price| of_meter(&price));
         }
     }
-    if priced {
+    if priced && !covered {
         let detail = format!("the consumer's plans have no price of `{}` that units could cover: {ONLY_QUANTITIES}", new.meter);
         return Err(BillingError::invalid("/meter", detail));
     }
