@@ -84,6 +84,7 @@ pub fn table() -> Vec<Route> {
     t.get("/invoices/{id}", roles(DEVELOPERS), portal::invoices::show);
     t.get("/invoices/{id}/lines.csv", roles(DEVELOPERS), portal::invoices::lines_file);
     t.get("/invoices/{id}/document.pdf", roles(DEVELOPERS), portal::invoices::pdf);
+    t.get("/credit-notes/{id}", roles(DEVELOPERS), portal::credit_notes::show);
     t.get("/credit-notes/{id}/document.pdf", roles(DEVELOPERS), portal::credit_notes::pdf);
     t.get("/plan", roles(DEVELOPERS), portal::plan::show);
     t.get("/plan/change", roles(DEVELOPER_ADMINS), portal::plan::confirm);

@@ -19,6 +19,7 @@ pub use void::{confirm as confirm_void, submit as submit_void};
 
 use crate::context::{Ctx, page};
 use crate::failure::Failure;
+use crate::pages::portal::credit_notes as portal_notes;
 use crate::view::{Badge, Cell, Column, Facts, Note, Shell, Table, Tone};
 use crate::{Portal, csv, format, words};
 
@@ -86,7 +87,7 @@ const REASONS: [(Reason, &str); 5] = [
     (Reason::Fraudulent, "Fraudulent"),
 ];
 
-fn reason(reason: Reason) -> &'static str {
+pub fn reason(reason: Reason) -> &'static str {
     REASONS.iter().find(|(known, _)| *known == reason).map_or("", |(_, label)| label)
 }
 
@@ -185,13 +186,6 @@ pub async fn show(State(portal): State<Portal>, ctx: Ctx, Path(id): Path<String>
     }
     let still_open = invoice.is_some_and(|invoice| invoice.state == invoices::State::Issued);
     let voidable = note.state == NoteState::Issued && note.settles == Settles::Open && note.voiding_since.is_none() && still_open;
-    let columns = vec![Column::text("Line"), Column::number("Net"), Column::number("Tax")];
-    let lines = note.lines.iter().map(|line| {
-        let all = line.amount == line.of.left();
-        let of = if all { "all of it".to_owned() } else { format!("of {}", format::money(line.of.left())) };
-        let of = format!("{of}, {}", format::period(line.of.period.start, line.of.period.end, tz));
-        vec![Cell::text(&line.name).sub(of), Cell::text(format::money(line.net)), Cell::text(format::money(line.tax))]
-    });
     page(&CreditNotePage {
         shell: ctx.shell(&name(&note), "/console/credit-notes"),
         title: name(&note),
@@ -201,11 +195,7 @@ pub async fn show(State(portal): State<Portal>, ctx: Ctx, Path(id): Path<String>
         pdf: note.number.as_ref().map(|_| format!("/console/credit-notes/{}/document.pdf", note.id)),
         void: (voidable && ctx.may_post("/console/credit-notes/{id}/void")).then(|| format!("/console/credit-notes/{}/void", note.id)),
         facts,
-        lines: Table::new("Lines", columns).rows(lines).foot(vec![
-            Cell::text("Together"),
-            Cell::text(format::money(note.subtotal)),
-            Cell::text(format::money(note.tax)),
-        ]),
+        lines: portal_notes::lines(&note, tz),
     })
 }
 
