@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use bigdecimal::BigDecimal;
 use chrono::{DateTime, Utc};
 use farebox_core::ids::{AddOnId, ConsumerId, GrantId, InvoiceId, InvoiceLineId, PlanVersionId, SubscriptionId, WorkspaceId};
-use farebox_core::money::{Currency, Money, decimal_string};
+use farebox_core::money::{Currency, Money, decimal_string, MoneyError};
 use farebox_core::period::Period;
 use serde::Serialize;
 use sqlx::{Connection, PgConnection};
@@ -159,6 +159,17 @@ impl Invoice {
     pub fn due(&self) -> Money {
         Money::new(self.total.minor - self.credited.minor, self.currency)
     }
+
+    /// What was taxed elsewhere, and is set off after the tax.
+    pub fn set_off(&self) -> impl Iterator<Item = &InvoiceLine> {
+        self.lines.iter().filter(|line| line.kind.is_set_off())
+    }
+
+    /// What the invoice is for, without tax. `subtotal` is less by what is set off: where credits pay the tax, too, it would
+    /// read as if something below nothing was taxed.
+    pub fn before_tax(&self) -> Result<Money, MoneyError> {
+        self.subtotal.checked_sub(Money::sum(self.set_off().map(|line| line.amount), self.currency)?)
+    }
 }
 
 impl InvoiceLine {
@@ -298,6 +309,21 @@ pub async fn get(conn: &mut PgConnection, workspace: &WorkspaceId, id: &InvoiceI
     Ok(by_ids(conn, workspace, &[id.as_str().to_owned()]).await?.pop())
 }
 
+/// The invoice of this id or number: people have the number before them.
+pub async fn named(conn: &mut PgConnection, workspace: &WorkspaceId, id_or_number: &str) -> Result<InvoiceId, BillingError> {
+    if let Ok(id) = id_or_number.parse() {
+        return Ok(id);
+    }
+    // PostgreSQL takes no NUL in a text.
+    let number = Some(id_or_number).filter(|number| !number.contains('\0'));
+    let id = sqlx::query_scalar!(
+        r#"SELECT id AS "id: InvoiceId" FROM invoices WHERE workspace_id = $1 AND number = $2"#,
+        workspace.as_str(),
+        number
+    );
+    id.fetch_optional(conn).await?.ok_or(BillingError::NotFound("invoice"))
+}
+
 /// In no order.
 pub async fn by_ids(conn: &mut PgConnection, workspace: &WorkspaceId, ids: &[String]) -> Result<Vec<Invoice>, BillingError> {
     let rows = sqlx::query_as!(
@@ -348,8 +374,8 @@ async fn with_lines(conn: &mut PgConnection, rows: Vec<Row>) -> Result<Vec<Invoi
         let currency: Currency = row.currency.parse().map_err(|e| BillingError::unreadable("an invoice", e))?;
         let mut own = Vec::new();
         for line in lines.remove(row.id.as_str()).unwrap_or_default() {
-            let kind = serde_json::from_value(line.kind.into()).map_err(|e| BillingError::unreadable("an invoice line", e))?;
-            let own_line = !matches!(kind, LineKind::Carried | LineKind::Credit);
+            let kind: LineKind = serde_json::from_value(line.kind.into()).map_err(|e| BillingError::unreadable("an invoice line", e))?;
+            let own_line = !kind.is_set_off();
             let tax = match (line.tax_name, line.tax_rate, line.tax_inclusive) {
                 (Some(name), Some(rate), Some(inclusive)) => {
                     Some(InvoiceTax { name, rate, inclusive, amount: Money::new(line.tax_minor, currency) })

@@ -31,13 +31,19 @@ pub fn badge(invoice: &Invoice, ctx: &Ctx) -> Badge {
 
 pub fn view(invoice: &Invoice, ctx: &Ctx) -> InvoiceView {
     let tz = ctx.tz();
-    let mut totals = vec![("Subtotal".to_owned(), format::money(invoice.subtotal))];
+    let before_tax = invoice.before_tax().unwrap_or(invoice.subtotal);
+    let mut totals = vec![("Subtotal".to_owned(), format::money(before_tax))];
     let taxes = taxes(invoice);
     if taxes.len() == 1 || taxes.is_empty() {
         let label = taxes.first().map_or_else(|| "Tax".to_owned(), |(label, _)| label.clone());
         totals.push((label, format::money(invoice.tax)));
     } else {
         totals.extend(taxes.into_iter().map(|(label, amount)| (label, format::money(amount))));
+    }
+    // What was taxed elsewhere comes after the tax.
+    if invoice.set_off().next().is_some() {
+        totals.push(("With tax".to_owned(), format::money(before_tax.checked_add(invoice.tax).unwrap_or(invoice.total))));
+        totals.extend(invoice.set_off().map(|line| (line.title(), format::money(line.left()))));
     }
     let paid = invoice.state == State::Paid;
     let zero = Money::zero(invoice.currency);
@@ -72,7 +78,7 @@ pub fn view(invoice: &Invoice, ctx: &Ctx) -> InvoiceView {
         (Some(at), true) => Facts::default().with("Sealed", format::instant(at, tz)),
         _ => Facts::default(),
     };
-    let verify = (!sealed.is_empty()).then(|| Code::new("the command", format!("farebox audit invoice {}", invoice.id)));
+    let verify = (!sealed.is_empty()).then(|| Code::new("the command", format!("farebox audit invoice {}", name(invoice))));
     InvoiceView {
         lines: invoice.lines.iter().map(|l| line(l, invoice, ctx)).collect(),
         verify,

@@ -10,7 +10,6 @@ use farebox_core::money::{BigDecimal, Currency, Money};
 
 use crate::BillingError;
 use crate::invoices::{Invoice, InvoiceLine};
-use crate::rating::LineKind;
 use crate::rating::plan::Decimal;
 use crate::rating::tax::{self, TaxPer, TaxRate};
 
@@ -66,7 +65,7 @@ pub fn whole(invoice: &Invoice, credited: &Credited) -> Result<Vec<Part>, Billin
 
 /// Whether a note can be over this line alone: what it settled was not charged by it.
 fn is_charge(line: &InvoiceLine) -> bool {
-    !matches!(line.kind, LineKind::Carried | LineKind::Credit)
+    !line.kind.is_set_off()
 }
 
 /// What is left of each line that can be credited, as priced.
@@ -124,6 +123,7 @@ fn tax_of(line: &InvoiceLine, amount: Money, most: Money) -> Result<Money, Billi
 pub(crate) mod tests {
     use super::*;
     use crate::invoices::{InvoiceTax, State};
+    use crate::rating::LineKind;
     use crate::rating::plan::Collect;
     use farebox_core::ids::{ConsumerId, InvoiceId, SubscriptionId};
     use farebox_core::period::Period;

@@ -51,6 +51,12 @@ pub struct Document {
     #[schema(value_type = String)]
     pub tax: Money,
     #[schema(value_type = String)]
+    pub with_tax: Money,
+    /// What was taxed elsewhere and is set off after the tax, as amounts that are added: prepaid credits, what an earlier invoice
+    /// left to this one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub set_off: Vec<SetOff>,
+    #[schema(value_type = String)]
     pub total: Money,
     /// Sentences the law or the reader asks for.
     pub notes: Vec<String>,
@@ -93,6 +99,14 @@ pub struct DocumentLine {
     pub explanation: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
+pub struct SetOff {
+    pub name: String,
+    #[schema(value_type = String)]
+    pub amount: Money,
+    pub explanation: String,
+}
+
 #[allow(clippy::ref_option)] // what serde hands over
 fn maybe_decimal<S: serde::Serializer>(value: &Option<BigDecimal>, serializer: S) -> Result<S::Ok, S::Error> {
     match value {
@@ -118,7 +132,7 @@ pub struct TaxSum {
 
 pub fn document(invoice: &Invoice, zone: Tz) -> Result<Document, BillingError> {
     let (seller, buyer) = (party(&invoice.seller), party(&invoice.buyer));
-    let taxes = taxes(invoice)?;
+    let (taxes, before_tax) = (taxes(invoice)?, invoice.before_tax()?);
     Ok(Document {
         title: if invoice.total.minor < 0 { "Credit" } else { "Invoice" }.to_owned(),
         invoice: invoice.id.clone(),
@@ -133,12 +147,14 @@ pub fn document(invoice: &Invoice, zone: Tz) -> Result<Document, BillingError> {
         due_on: invoice.due_at.filter(|_| invoice.total.minor > 0 && !invoice.carried).map(|at| local_date(at, zone)),
         period: days(invoice.period, zone),
         currency: invoice.currency,
-        lines: invoice.lines.iter().map(|line| document_line(line, zone)).collect(),
+        lines: invoice.lines.iter().filter(|line| !line.kind.is_set_off()).map(|line| document_line(line, zone)).collect(),
         discount: Money::sum(invoice.lines.iter().map(|line| line.discount), invoice.currency)?,
         credit: Money::sum(invoice.lines.iter().map(|line| line.credit), invoice.currency)?,
         credits: invoice.credits.clone(),
-        subtotal: invoice.subtotal,
+        subtotal: before_tax,
         tax: invoice.tax,
+        with_tax: before_tax.checked_add(invoice.tax)?,
+        set_off: invoice.set_off().map(set_off).collect(),
         total: invoice.total,
         notes: notes(invoice, &seller, &buyer),
         taxes,
@@ -216,6 +232,11 @@ fn document_line(line: &InvoiceLine, zone: Tz) -> DocumentLine {
         tax_rate: line.tax.as_ref().map(|tax| tax.rate.clone()),
         explanation: line.explanation.clone(),
     }
+}
+
+fn set_off(line: &InvoiceLine) -> SetOff {
+    let name = if line.kind == LineKind::Credit { format!("Prepaid: {}", line.title()) } else { line.title() };
+    SetOff { name, amount: line.left(), explanation: line.explanation.clone() }
 }
 
 /// In the order of the lines.

@@ -16,7 +16,6 @@ use super::model::{Days, Document, Party, as_invoice, credit_note_document, docu
 use crate::BillingError;
 use crate::credit_notes::{self, CreditNote};
 use crate::invoices::{Invoice, InvoiceLine, State};
-use crate::rating::LineKind;
 use crate::rating::plan::Collect;
 
 /// A tax category of the norm (BT-118, UNCL5305) with its rate.
@@ -97,7 +96,7 @@ struct Writer<'a> {
 impl Writer<'_> {
     fn write(mut self) -> Result<String, BillingError> {
         let (lines, carried): (Vec<_>, Vec<_>) =
-            self.invoice.lines.iter().partition(|line| !matches!(line.kind, LineKind::Carried | LineKind::Credit));
+            self.invoice.lines.iter().partition(|line| !line.kind.is_set_off());
         let groups = self.groups(&lines)?;
         let out_of_scope = groups.iter().any(|group| group.category.code == "O");
         let _ = write!(

@@ -61,6 +61,10 @@ impl View {
         if document.taxes.is_empty() {
             totals.push(("Tax".to_owned(), money(document.tax)));
         }
+        if !document.set_off.is_empty() {
+            totals.push(("With tax".to_owned(), money(document.with_tax)));
+            totals.extend(document.set_off.iter().map(|own| (own.name.clone(), money(own.amount))));
+        }
         let lines = document.lines.iter().map(|line| ViewLine {
             name: line.name.clone(),
             period: if line.days == document.period { String::new() } else { days(line.days) },
@@ -80,7 +84,7 @@ impl View {
             lines: lines.collect(),
             totals,
             sum: ("Total".to_owned(), format!("{} {}", document.currency, money(document.total))),
-            notes: document.notes.clone(),
+            notes: document.set_off.iter().map(|own| format!("{}: {}.", own.name, own.explanation)).chain(document.notes.clone()).collect(),
         }
     }
 }

@@ -32,6 +32,12 @@ pub enum LineKind {
 }
 
 impl LineKind {
+    /// Set off against an invoice after its tax, because it was taxed elsewhere: credits for money already taxed, and what an
+    /// earlier invoice left to this one.
+    pub fn is_set_off(self) -> bool {
+        matches!(self, Self::Carried | Self::Credit)
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Fee => "fee",
