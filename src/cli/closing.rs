@@ -7,7 +7,7 @@ use farebox_billing::rating::cli;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::print_json;
+use super::{encoded, print_json};
 use crate::instance::Instance;
 
 #[derive(Debug, clap::Args)]
@@ -27,7 +27,10 @@ pub struct Rate {
 #[derive(Debug, clap::Subcommand)]
 pub enum Audit {
     /// Derive every line of an invoice again and compare.
-    Invoice { id: String },
+    Invoice {
+        /// Its number or id.
+        invoice: String,
+    },
     /// By source and hour: produced = stored = rolled up = queried.
     Pipeline {
         /// RFC 3339 time or date; 24 hours before `to` unless given.
@@ -64,10 +67,10 @@ pub struct Clock {
 
 #[derive(Debug, clap::Args)]
 pub struct Credit {
-    /// The invoice (id).
+    /// The invoice (number or id).
     #[arg(required_unless_present = "void")]
     invoice: Option<String>,
-    /// Void this credit note (id) instead, while its invoice is open.
+    /// Void this credit note (number or id) instead, while its invoice is open.
     #[arg(long, value_name = "CREDIT_NOTE", conflicts_with_all = ["invoice", "lines", "to", "reason", "memo"])]
     void: Option<String>,
     /// A line (id) to take back, or a part of it as `LINE=AMOUNT`; repeatable. Everything that is left of the invoice unless
@@ -127,7 +130,7 @@ fn seconds(text: &str) -> anyhow::Result<u64> {
 
 pub async fn credit(instance: &Instance, command: &Credit) -> anyhow::Result<()> {
     if let Some(note) = &command.void {
-        let voided = instance.json(instance.request(Method::POST, &format!("/api/v1/credit-notes/{note}/void"))).await?;
+        let voided = instance.json(instance.request(Method::POST, &format!("/api/v1/credit-notes/{}/void", encoded(note)))).await?;
         return print_json(&voided);
     }
     let line = |text: &String| match text.split_once('=') {
@@ -136,7 +139,7 @@ pub async fn credit(instance: &Instance, command: &Credit) -> anyhow::Result<()>
     };
     let lines: Vec<_> = command.lines.iter().map(line).collect();
     let body = json!({ "lines": lines, "to": command.to, "reason": command.reason, "memo": command.memo });
-    let path = format!("/api/v1/invoices/{}/credit-notes", command.invoice.as_deref().unwrap_or_default());
+    let path = format!("/api/v1/invoices/{}/credit-notes", encoded(command.invoice.as_deref().unwrap_or_default()));
     let made = instance.json(instance.request(Method::POST, &path).json(&body)).await?;
     print_json(&made)
 }
@@ -147,11 +150,11 @@ pub async fn close_period(instance: &Instance, period: &str) -> anyhow::Result<V
 
 pub async fn audit(instance: &Instance, command: Audit) -> anyhow::Result<()> {
     match command {
-        Audit::Invoice { id } => {
-            let report = instance.get(&format!("/api/v1/invoices/{id}/audit")).await?;
+        Audit::Invoice { invoice } => {
+            let report = instance.get(&format!("/api/v1/invoices/{}/audit", encoded(&invoice))).await?;
             print_json(&report)?;
             if report["equal"] != json!(true) {
-                bail!("invoice {id} differs from what its events give today; the differences are named above");
+                bail!("invoice {invoice} differs from what its events give today; the differences are named above");
             }
             Ok(())
         }

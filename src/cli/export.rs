@@ -8,6 +8,7 @@ use reqwest::{Method, Response};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use super::encoded;
 use crate::instance::Instance;
 
 #[derive(Debug, clap::Args)]
@@ -42,11 +43,6 @@ pub async fn export(instance: &Instance, command: &Export) -> anyhow::Result<()>
         Some(out) if out == Path::new("-") => copy(response, &mut std::io::stdout().lock()).await.map(drop),
         out => save(response, out).await,
     }
-}
-
-/// A report's name as part of a path: nothing in it leads elsewhere.
-fn encoded(name: &str) -> String {
-    url::form_urlencoded::byte_serialize(name.as_bytes()).collect()
 }
 
 /// Under its final name only when it is whole.

@@ -382,6 +382,73 @@ pub async fn units_that_could_cover_nothing_are_refused(suite: &Suite) {
     assert!(said.contains("could cover") && answer["errors"][0]["pointer"].as_str().is_some_and(|p| p.contains("credits")), "{answer}");
 }
 
+/// Where credits for money already taxed pay an invoice with its tax, its documents say what was taxed, the tax, and what was set
+/// off after it: nothing reads as below nothing. Whoever asks may name the invoice by its number.
+pub async fn what_credits_pay_after_tax_is_set_off_after_tax(suite: &Suite) {
+    let consumer = "  - {name: a, address: {country: DE}, subjects: [a], subscriptions: [{plan: bare, from: 2026-08-01T00:00:00+02:00}]}\n";
+    let plans = "  - {name: bare, version: 1, prices: [{name: Calls, model: per_unit, meter: requests, unit_amount: \"0.49\"}]}\n";
+    let seller = Seller::new(suite, plans, consumer).await;
+    let body = json!({ "consumer": seller.consumer("a").await, "name": "Bought", "kind": "paid", "amount": "100", "currency": "USD",
+        "taxed": true, "effective_at": "2026-08-01T00:00:00+02:00" });
+    seller.post("credits", body).await;
+    seller.usage("a", month("2026-08"), 100).await;
+    seller.close(month("2026-08")).await;
+    let august = seller.invoices().await.remove(0);
+    // 100 × 0.49, 19 % of it, and 58.31 of the hundred.
+    assert_eq!((august.subtotal.to_string(), august.tax.to_string(), august.total.to_string()), ("-9.31".into(), "9.31".into(), "0.00".into()));
+    let number = august.number.clone().expect("a number");
+    let document = seller.get(&format!("invoices/{number}/document?format=json")).await;
+    let said = ["subtotal", "tax", "with_tax", "total"].map(|name| document[name].as_str().unwrap_or_default().to_owned());
+    assert_eq!(said, ["49.00", "9.31", "58.31", "0.00"], "{document}");
+    assert_eq!(document["lines"].as_array().map(Vec::len), Some(1), "{document}");
+    assert_eq!((&document["set_off"][0]["name"], &document["set_off"][0]["amount"]), (&json!("Prepaid: Bought"), &json!("-58.31")));
+    let page = seller.tenant.call(Method::GET, &format!("/api/v1/invoices/{number}/document?format=html"));
+    let page = page.send().await.expect("an answer").text().await.expect("a text");
+    let cells: Vec<_> = page.split("<tr").filter(|row| row.contains("class=\"n\"")).map(|row| row.replace(['\n', '\r'], " ")).collect();
+    for (label, amount) in [("Subtotal", "49.00"), ("With tax", "58.31"), ("Prepaid: Bought", "−58.31"), ("Total", "USD 0.00")] {
+        assert!(cells.iter().any(|row| row.contains(&format!(">{label}<")) && row.contains(&format!(">{amount}<"))), "{label} in {page}");
+    }
+    assert!(!page.contains("−9.31") && page.contains("taxed when they were bought"), "{page}");
+    // The norm knows it as paid before.
+    let norm = seller.tenant.call(Method::GET, &format!("/api/v1/invoices/{number}/document?format=ubl"));
+    let norm = norm.send().await.expect("an answer").text().await.expect("a text");
+    for (name, amount) in [("TaxExclusiveAmount", "49.00"), ("TaxInclusiveAmount", "58.31"), ("PrepaidAmount", "58.31"), ("PayableAmount", "0.00")] {
+        assert!(norm.contains(&format!("<cbc:{name} currencyID=\"USD\">{amount}<")), "{name} in {norm}");
+    }
+    assert_eq!(seller.get(&format!("invoices/{number}")).await["id"], json!(august.id));
+    assert_eq!(seller.get(&format!("invoices/{number}/audit")).await["equal"], json!(true));
+    let (status, _) = seller.send(Method::GET, "invoices/ACME-0/audit", &json!({})).await;
+    assert_eq!(status, 404);
+}
+
+/// A unit that is prepaid is not charged again: where a plan counts a meter by a quantity and by value, units of it are refused, in
+/// the plan and as a grant, with both prices named; where each follows a meter of its own they cover.
+pub async fn units_are_not_charged_again_by_another_price(suite: &Suite) {
+    let plan = |version: u8, terms: &str, meter: &str| {
+        format!(
+            "  - {{name: mixed, version: {version}, {terms}prices: [{{name: R, model: per_unit, meter: requests, unit_amount: \"1\"}}, \
+             {{name: M, model: matrix, meter: {meter}, dimension: route, default: \"2\", values: {{\"GET /a\": \"3\"}}}}]}}\n"
+        )
+    };
+    let consumer = "  - {name: a, subjects: [a], subscriptions: [{plan: mixed, from: 2026-08-01T00:00:00+02:00}]}\n";
+    let seller = Seller::new(suite, &plan(1, "", "requests"), consumer).await;
+    let words = "units of `requests` would be taken off `R`, while `M` still charges them";
+    let body = json!({ "consumer": seller.consumer("a").await, "kind": "paid", "meter": "requests", "units": "1" });
+    let (status, answer) = seller.send(Method::POST, "credits/units", &body).await;
+    assert_eq!((status, answer["errors"][0]["pointer"].as_str()), (422, Some("/meter")), "{answer}");
+    assert!(answer["errors"][0]["detail"].as_str().is_some_and(|detail| detail.starts_with(words)), "{answer}");
+    let units = "terms: {credits: [{name: Some, meter: requests, units: \"5\"}]}, ";
+    let second = seller.catalogue(&(plan(1, "", "requests") + &plan(2, units, "requests")), consumer);
+    let (status, answer) = seller.catalog("/api/v1/catalog", &second).await;
+    assert!(status == 422 && answer["errors"][0]["detail"].as_str().is_some_and(|detail| detail.starts_with(words)), "{answer}");
+    // `calls` counts the same calls, and is not `requests`.
+    let second = seller.catalogue(&(plan(1, "", "requests") + &plan(2, units, "calls")), consumer);
+    let (status, answer) = seller.catalog("/api/v1/catalog", &second).await;
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(seller.post("plans/mixed/migrate", json!({ "when": "now" })).await["refused"], json!([]));
+    assert_eq!(seller.send(Method::POST, "credits/units", &body).await.0, 201);
+}
+
 /// What takes usage away gives its units back, by a credit note's policy too: once.
 pub async fn units_of_usage_that_is_taken_back_are_given_back(suite: &Suite) {
     let consumers = "  - {name: a, subjects: [a], subscriptions: [{plan: bare, from: 2026-08-01T00:00:00+02:00}]}\n  - {name: b, subjects: [b], subscriptions: [{plan: bare, from: 2026-08-01T00:00:00+02:00}]}\n";

@@ -268,7 +268,8 @@ pub async fn a_credit_note_is_a_document(suite: &Suite) {
         let answer = tenant.call(Method::POST, &format!("/api/v1/invoices/{id}/credit-notes")).json(&body).send().await.expect("an answer");
         (answer.status(), answer.json::<Value>().await.expect("JSON"))
     };
-    let (status, note) = post(id, json!({"lines": [{"line": line, "amount": "0.50"}], "memo": "Four calls were our own tests."})).await;
+    let number = invoice["number"].as_str().expect("a number");
+    let (status, note) = post(number, json!({"lines": [{"line": line, "amount": "0.50"}], "memo": "Four calls were our own tests."})).await;
     assert_eq!(status, StatusCode::CREATED, "{note}");
     let expected = json!({"state": "issued", "number": "ACME-CN-000001", "invoice_number": invoice["number"], "settles": "open",
         "subtotal": "0.50", "tax": "0.10", "total": "0.60"});
@@ -277,6 +278,7 @@ pub async fn a_credit_note_is_a_document(suite: &Suite) {
     }
     assert_eq!(tenant.get(&format!("/api/v1/invoices/{id}")).await["credited"], "0.60");
     let note_id = note["id"].as_str().expect("an id").to_owned();
+    assert_eq!(tenant.get("/api/v1/credit-notes/ACME-CN-000001").await["id"], note["id"], "by its number, too");
     let document = async |format: &str| {
         let path = format!("/api/v1/credit-notes/{note_id}/document?format={format}");
         let answer = tenant.call(Method::GET, &path).send().await.expect("an answer");

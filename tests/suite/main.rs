@@ -221,6 +221,8 @@ fn main() -> ExitCode {
         billing_credits::units_of_usage_that_is_taken_back_are_given_back,
         billing_credits::what_was_bought_is_booked_by_the_workspaces_clock,
         billing_credits::units_that_could_cover_nothing_are_refused,
+        billing_credits::what_credits_pay_after_tax_is_set_off_after_tax,
+        billing_credits::units_are_not_charged_again_by_another_price,
         migrations::what_a_former_schema_holds_is_kept,
         billing_coupons::the_catalogue_has_coupons,
         billing_edges::currency_jpy_has_no_decimals,

@@ -4,7 +4,7 @@ use axum::response::{IntoResponse, Response};
 use farebox_core::App;
 use farebox_core::auth::{Caller, Scope};
 use farebox_core::http::{Json, Page, Paging, Params};
-use farebox_core::ids::{CreditNoteId, InvoiceId, InvoiceLineId};
+use farebox_core::ids::InvoiceLineId;
 use farebox_core::money::BigDecimal;
 use farebox_core::problem::Problem;
 use farebox_core::workspace;
@@ -15,6 +15,7 @@ use utoipa_axum::routes;
 use super::{CreditNote, NewCreditNote, Reason, To};
 use crate::documents::{self, Wanted};
 use crate::http::optional_decimal;
+use crate::invoices;
 
 pub fn router(app: &App) -> OpenApiRouter {
     OpenApiRouter::new()
@@ -59,7 +60,7 @@ struct NewLine {
 /// Credits an invoice, in whole or in part. Where Stripe has the invoice, Stripe is told first; while it does not answer
 /// the note is `pending`, and Farebox goes on asking.
 #[utoipa::path(
-    post, path = "/api/v1/invoices/{id}/credit-notes", tag = "credit-notes", params(("id" = String, Path)), request_body = New,
+    post, path = "/api/v1/invoices/{id}/credit-notes", tag = "credit-notes", params(("id" = String, Path, description = "Id or number")), request_body = New,
     responses((status = 201, body = CreditNote), (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem))
 )]
 async fn credit(
@@ -69,7 +70,7 @@ async fn credit(
     Json(new): Json<New>,
 ) -> Result<(StatusCode, axum::Json<CreditNote>), Problem> {
     caller.require(Scope::Finance)?;
-    let id: InvoiceId = id.parse().map_err(|_| Problem::not_found("invoice"))?;
+    let id = invoices::named(&mut *app.pg.acquire().await?, &caller.workspace, &id).await?;
     let lines = new.lines.into_iter().map(|line| (line.line, line.amount)).collect();
     let new = NewCreditNote { lines, reason: new.reason, memo: new.memo, to: new.to, ..NewCreditNote::default() };
     let made = super::credit(&app, &caller.workspace, &id, &new, caller.token.as_str()).await?;
@@ -102,35 +103,34 @@ async fn list(
     Ok(axum::Json(Page::from_rows(rows, limit, |note| note.id.to_string())))
 }
 
-fn id_of(text: &str) -> Result<CreditNoteId, Problem> {
-    text.parse().map_err(|_| Problem::not_found("credit note"))
-}
-
 /// One credit note.
 #[utoipa::path(
-    get, path = "/api/v1/credit-notes/{id}", tag = "credit-notes", params(("id" = String, Path)),
+    get, path = "/api/v1/credit-notes/{id}", tag = "credit-notes", params(("id" = String, Path, description = "Id or number")),
     responses((status = 200, body = CreditNote), (status = 404, body = Problem))
 )]
 async fn get(State(app): State<App>, Caller(caller): Caller, Path(id): Path<String>) -> Result<axum::Json<CreditNote>, Problem> {
     caller.require(Scope::Finance)?;
-    let found = super::get(&mut *app.pg.acquire().await?, &caller.workspace, &id_of(&id)?).await?;
+    let mut conn = app.pg.acquire().await?;
+    let id = super::named(&mut conn, &caller.workspace, &id).await?;
+    let found = super::get(&mut conn, &caller.workspace, &id).await?;
     found.map(axum::Json).ok_or_else(|| Problem::not_found("credit note"))
 }
 
 /// Voids a credit note whose invoice is still open: so much more is to be paid again. Where Stripe has the note, it is voided
 /// there first; while Stripe does not answer it stays issued with `voiding_since`, and Farebox goes on asking.
 #[utoipa::path(
-    post, path = "/api/v1/credit-notes/{id}/void", tag = "credit-notes", params(("id" = String, Path)),
+    post, path = "/api/v1/credit-notes/{id}/void", tag = "credit-notes", params(("id" = String, Path, description = "Id or number")),
     responses((status = 200, body = CreditNote), (status = 404, body = Problem), (status = 409, body = Problem))
 )]
 async fn void(State(app): State<App>, Caller(caller): Caller, Path(id): Path<String>) -> Result<axum::Json<CreditNote>, Problem> {
     caller.require(Scope::Finance)?;
-    Ok(axum::Json(super::void(&app, &caller.workspace, &id_of(&id)?, caller.token.as_str()).await?))
+    let id = super::named(&mut *app.pg.acquire().await?, &caller.workspace, &id).await?;
+    Ok(axum::Json(super::void(&app, &caller.workspace, &id, caller.token.as_str()).await?))
 }
 
 /// The credit note as a document: always the same bytes, but for one that was voided, which says so.
 #[utoipa::path(
-    get, path = "/api/v1/credit-notes/{id}/document", tag = "credit-notes", params(("id" = String, Path), Wanted),
+    get, path = "/api/v1/credit-notes/{id}/document", tag = "credit-notes", params(("id" = String, Path, description = "Id or number"), Wanted),
     responses((status = 200, body = Vec<u8>, content_type = "application/pdf"), (status = 404, body = Problem), (status = 409, body = Problem))
 )]
 async fn document(
@@ -140,8 +140,11 @@ async fn document(
     Params(wanted): Params<Wanted>,
 ) -> Result<Response, Problem> {
     caller.require(Scope::Finance)?;
-    let workspace = workspace::by_id(&mut *app.pg.acquire().await?, &caller.workspace).await.map_err(|e| Problem::internal(&e))?;
+    let mut conn = app.pg.acquire().await?;
+    let id = super::named(&mut conn, &caller.workspace, &id).await?;
+    let workspace = workspace::by_id(&mut conn, &caller.workspace).await.map_err(|e| Problem::internal(&e))?;
+    drop(conn);
     let workspace = workspace.ok_or_else(|| Problem::not_found("workspace"))?;
-    let file = documents::of_credit_note(&app, &workspace, &id_of(&id)?, wanted.format).await?;
+    let file = documents::of_credit_note(&app, &workspace, &id, wanted.format).await?;
     Ok(file.ok_or_else(|| Problem::not_found("credit note"))?.into_response())
 }

@@ -32,7 +32,7 @@ use crate::settle::SettleError;
 
 pub use ask::{Creditable, Preview, ask, creditable, preview};
 pub use http::router;
-pub use read::{get, list, of_invoice};
+pub use read::{get, list, named, of_invoice};
 pub use there::{run, run_once};
 pub(crate) use void::apply;
 pub use void::{ask as ask_void, void};

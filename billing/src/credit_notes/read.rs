@@ -67,6 +67,21 @@ pub async fn of_invoice(conn: &mut PgConnection, ws: &WorkspaceId, invoice: &Inv
     list(conn, ws, Some(invoice.as_str()), None, i64::MAX, "").await
 }
 
+/// The credit note of this id or number.
+pub async fn named(conn: &mut PgConnection, ws: &WorkspaceId, id_or_number: &str) -> Result<CreditNoteId, BillingError> {
+    if let Ok(id) = id_or_number.parse() {
+        return Ok(id);
+    }
+    // PostgreSQL takes no NUL in a text.
+    let number = Some(id_or_number).filter(|number| !number.contains('\0'));
+    let id = sqlx::query_scalar!(
+        r#"SELECT id AS "id: CreditNoteId" FROM credit_notes WHERE workspace_id = $1 AND number = $2"#,
+        ws.as_str(),
+        number
+    );
+    id.fetch_optional(conn).await?.ok_or(BillingError::NotFound("credit note"))
+}
+
 pub async fn get(conn: &mut PgConnection, ws: &WorkspaceId, id: &CreditNoteId) -> Result<Option<CreditNote>, BillingError> {
     let row = sqlx::query_as!(
         Row,

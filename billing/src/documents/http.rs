@@ -10,6 +10,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::store::{self, File, Medium};
+use crate::invoices;
 
 pub fn router(app: &App) -> OpenApiRouter {
     OpenApiRouter::new().routes(routes!(get)).with_state(app.clone())
@@ -27,7 +28,7 @@ pub struct Wanted {
 
 /// The invoice as a document. For an issued invoice always the same bytes.
 #[utoipa::path(
-    get, path = "/api/v1/invoices/{id}/document", tag = "invoices", params(("id" = String, Path), Wanted),
+    get, path = "/api/v1/invoices/{id}/document", tag = "invoices", params(("id" = String, Path, description = "Id or number"), Wanted),
     responses((status = 200, body = Vec<u8>, content_type = "application/pdf"), (status = 404, body = Problem))
 )]
 async fn get(
@@ -37,8 +38,10 @@ async fn get(
     Params(wanted): Params<Wanted>,
 ) -> Result<Response, Problem> {
     caller.require(Scope::Finance)?;
-    let id = id.parse().map_err(|_| Problem::not_found("invoice"))?;
-    let workspace = workspace::by_id(&mut *app.pg.acquire().await?, &caller.workspace).await.map_err(|e| Problem::internal(&e))?;
+    let mut conn = app.pg.acquire().await?;
+    let id = invoices::named(&mut conn, &caller.workspace, &id).await?;
+    let workspace = workspace::by_id(&mut conn, &caller.workspace).await.map_err(|e| Problem::internal(&e))?;
+    drop(conn);
     let workspace = workspace.ok_or_else(|| Problem::not_found("workspace"))?;
     let file = store::get(&app, &workspace, &id, wanted.format).await?.ok_or_else(|| Problem::not_found("invoice"))?;
     Ok(file.into_response())

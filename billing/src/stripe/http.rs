@@ -5,7 +5,7 @@ use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use farebox_core::auth::{Caller, Scope};
 use farebox_core::http::{Json, parse_json};
-use farebox_core::ids::{InvoiceId, WorkspaceId};
+use farebox_core::ids::WorkspaceId;
 use farebox_core::problem::Problem;
 use farebox_core::{App, clock};
 use serde::Deserialize;
@@ -82,13 +82,13 @@ async fn put_settings(
 
 /// Sends an invoice to Stripe that was blocked on its way, after its cause was removed.
 #[utoipa::path(
-    post, path = "/api/v1/stripe/invoices/{id}/retry", tag = "billing", params(("id" = String, Path, description = "the invoice")),
+    post, path = "/api/v1/stripe/invoices/{id}/retry", tag = "billing", params(("id" = String, Path, description = "The invoice's id or number")),
     responses((status = 202, description = "it is on its way again"), (status = 404, body = Problem), (status = 409, body = Problem))
 )]
 async fn retry_push(State(app): State<App>, Caller(caller): Caller, Path(id): Path<String>) -> Result<StatusCode, Problem> {
     may(&caller)?;
-    let id: InvoiceId = id.parse().map_err(|_| Problem::not_found("invoice"))?;
     let mut tx = app.pg.begin().await?;
+    let id = invoices::named(&mut tx, &caller.workspace, &id).await?;
     if invoices::get(&mut tx, &caller.workspace, &id).await?.is_none() {
         return Err(Problem::not_found("invoice"));
     }
