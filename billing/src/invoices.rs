@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use bigdecimal::BigDecimal;
 use chrono::{DateTime, Utc};
 use farebox_core::ids::{AddOnId, ConsumerId, GrantId, InvoiceId, InvoiceLineId, PlanVersionId, SubscriptionId, WorkspaceId};
-use farebox_core::money::{Currency, Money, decimal_string, MoneyError};
+use farebox_core::money::{Currency, Money, MoneyError, decimal_string};
 use farebox_core::period::Period;
 use serde::Serialize;
 use sqlx::{Connection, PgConnection};

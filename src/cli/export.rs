@@ -41,12 +41,12 @@ pub async fn export(instance: &Instance, command: &Export) -> anyhow::Result<()>
     }
     match command.out.as_deref() {
         Some(out) if out == Path::new("-") => copy(response, &mut std::io::stdout().lock()).await.map(drop),
-        out => save(response, out).await,
+        out => save(response, out, command).await,
     }
 }
 
 /// Under its final name only when it is whole.
-async fn save(response: Response, out: Option<&Path>) -> anyhow::Result<()> {
+async fn save(response: Response, out: Option<&Path>, command: &Export) -> anyhow::Result<()> {
     let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
     let mut manifest: Value = serde_json::from_str(&header("x-farebox-manifest")).unwrap_or_else(|_| json!({}));
     let named = header("content-disposition").split('"').nth(1).and_then(|name| Path::new(name).file_name().map(PathBuf::from));
@@ -68,6 +68,9 @@ async fn save(response: Response, out: Option<&Path>) -> anyhow::Result<()> {
     let beside = out.with_added_extension("manifest.json");
     std::fs::write(&beside, serde_json::to_vec_pretty(&manifest)?).with_context(|| format!("{} cannot be written", beside.display()))?;
     say!("{}: {} rows, {bytes} bytes, sha256 {hash}", out.display(), manifest["rows"]);
+    if manifest["rows"] == json!(0) && command.by == "issued" {
+        say!("  Nothing of it was issued in this time; `--by period` asks for what began in it, whenever it was issued.");
+    }
     for total in manifest["totals"].as_array().into_iter().flatten() {
         let sums = total["sums"].as_object().into_iter().flatten();
         let sums: Vec<_> = sums.map(|(name, sum)| format!("{name} {}", sum.as_str().unwrap_or_default())).collect();

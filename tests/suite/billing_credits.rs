@@ -395,7 +395,10 @@ pub async fn what_credits_pay_after_tax_is_set_off_after_tax(suite: &Suite) {
     seller.close(month("2026-08")).await;
     let august = seller.invoices().await.remove(0);
     // 100 × 0.49, 19 % of it, and 58.31 of the hundred.
-    assert_eq!((august.subtotal.to_string(), august.tax.to_string(), august.total.to_string()), ("-9.31".into(), "9.31".into(), "0.00".into()));
+    assert_eq!(
+        (august.subtotal.to_string(), august.tax.to_string(), august.total.to_string()),
+        ("-9.31".into(), "9.31".into(), "0.00".into())
+    );
     let number = august.number.clone().expect("a number");
     let document = seller.get(&format!("invoices/{number}/document?format=json")).await;
     let said = ["subtotal", "tax", "with_tax", "total"].map(|name| document[name].as_str().unwrap_or_default().to_owned());
@@ -412,7 +415,9 @@ pub async fn what_credits_pay_after_tax_is_set_off_after_tax(suite: &Suite) {
     // The norm knows it as paid before.
     let norm = seller.tenant.call(Method::GET, &format!("/api/v1/invoices/{number}/document?format=ubl"));
     let norm = norm.send().await.expect("an answer").text().await.expect("a text");
-    for (name, amount) in [("TaxExclusiveAmount", "49.00"), ("TaxInclusiveAmount", "58.31"), ("PrepaidAmount", "58.31"), ("PayableAmount", "0.00")] {
+    for (name, amount) in
+        [("TaxExclusiveAmount", "49.00"), ("TaxInclusiveAmount", "58.31"), ("PrepaidAmount", "58.31"), ("PayableAmount", "0.00")]
+    {
         assert!(norm.contains(&format!("<cbc:{name} currencyID=\"USD\">{amount}<")), "{name} in {norm}");
     }
     assert_eq!(seller.get(&format!("invoices/{number}")).await["id"], json!(august.id));

@@ -109,7 +109,7 @@ pub async fn plans_are_set_side_by_side(suite: &Suite) {
     narrow["on_plan"] = json!("scale");
     let (_, found) = answer(ask(&narrow)).await;
     assert_eq!((found["rows"].as_array().map(Vec::len), &found["rows"][0]["name"]), (Some(1), &json!("c")));
-    let b = business.consumer(&mut *suite.app.pg.acquire().await.expect("PostgreSQL"), "b").await;
+    let b = business.consumer(&mut suite.app.pg.acquire().await.expect("PostgreSQL"), "b").await;
     narrow = question();
     narrow["consumers"] = json!([b]);
     let (_, found) = answer(ask(&narrow)).await;

@@ -118,7 +118,9 @@ pub fn fit(reader: &mut Reader, plan: &RawPlan, path: &str) {
             let (others, quantities): (Vec<_>, Vec<_>) = of_meter.partition(|price| other(&price.model.value));
             if let Some(other) = others.first() {
                 let message = match quantities.first() {
-                    None => format!("the plan has no price of `{}` that units could cover: {ONLY_QUANTITIES}; write an `amount`", meter.value),
+                    None => {
+                        format!("the plan has no price of `{}` that units could cover: {ONLY_QUANTITIES}; write an `amount`", meter.value)
+                    }
                     Some(covered) => charged_beside(&meter.value, &covered.name.value, &other.name.value),
                 };
                 reader.errors.at(meter, &format!("{path}.meter"), message);

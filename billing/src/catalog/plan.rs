@@ -132,7 +132,10 @@ impl Reader<'_> {
             self.errors.at(per_seat, &format!("{path}.per_seat"), "only a flat fee is charged per seat; usage has its own quantity");
         }
         match &raw.meter {
-            None if !flat => self.errors.at(&raw.model, path, format!("`{}` follows usage: name its `meter`", raw.model.value)),
+            // Of what is no model at all that is said below, and nothing else.
+            None if !flat && MODELS.split(", ").any(|model| model == raw.model.value) => {
+                self.errors.at(&raw.model, path, format!("`{}` follows usage: name its `meter`", raw.model.value));
+            }
             Some(meter) if flat => self.errors.at(meter, path, "a flat fee has no meter; leave it out, or choose another model"),
             _ => {}
         }

@@ -1,6 +1,6 @@
 //! What people read when a file is wrong; and that what is right reads as meant.
 
-use super::{CatalogError, parse};
+use super::{CatalogError, parse, parse_plan};
 
 const GOOD: &str = include_str!("example.yaml");
 
@@ -222,4 +222,11 @@ fn wrong_included_credits_name_their_lines() {
     prices: [{name: Fee, model: flat, amount: "5"}]
 "#
     )));
+}
+
+#[test]
+fn of_what_is_no_model_only_that_is_said() {
+    let said = parse_plan("{name: a, prices: [{name: Fee, model: flatt, amount: \"5\"}]}", "USD".parse().expect("a currency"));
+    let said: Vec<_> = said.expect_err("wrong").into_iter().map(|error| error.message).collect();
+    assert!(said.len() == 1 && said[0].starts_with("`flatt` is not a model"), "{said:?}");
 }

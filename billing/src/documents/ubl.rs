@@ -95,8 +95,7 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     fn write(mut self) -> Result<String, BillingError> {
-        let (lines, carried): (Vec<_>, Vec<_>) =
-            self.invoice.lines.iter().partition(|line| !line.kind.is_set_off());
+        let (lines, carried): (Vec<_>, Vec<_>) = self.invoice.lines.iter().partition(|line| !line.kind.is_set_off());
         let groups = self.groups(&lines)?;
         let out_of_scope = groups.iter().any(|group| group.category.code == "O");
         let _ = write!(

@@ -396,7 +396,12 @@ impl World {
             for wanted in cycle::wanted(&cycle).expect("in the calendar") {
                 let own = counted.get_mut(&wanted.key()).expect("was counted");
                 // A trial is free, whatever was called in it.
-                if self.subscription.phases.iter().any(|phase| phase.trial && phase.from <= wanted.stretch.start && phase.to > Some(wanted.stretch.start)) {
+                if self
+                    .subscription
+                    .phases
+                    .iter()
+                    .any(|phase| phase.trial && phase.from <= wanted.stretch.start && phase.to > Some(wanted.stretch.start))
+                {
                     own.value = BigDecimal::from(0);
                 }
                 let covers = self.covered.get(&stretch_of(&wanted)).map(|own| own.units.clone()).unwrap_or_default();
@@ -426,7 +431,9 @@ impl World {
                 let month = schedule(self.subscription.started_at, &plans[&source], Interval::Month);
                 let month = month.period_of(stretch.start).expect("in the calendar");
                 let share = |minor: i64, of: Period, whole: Period| {
-                    Money::round(&(BigDecimal::from(minor) * seconds(of) / seconds(whole) / BigDecimal::from(100)), usd()).expect("small").minor
+                    Money::round(&(BigDecimal::from(minor) * seconds(of) / seconds(whole) / BigDecimal::from(100)), usd())
+                        .expect("small")
+                        .minor
                 };
                 let wanted = cycle::wanted(&cycle).expect("in the calendar");
                 let own = wanted.iter().filter(|own| own.source == source && own.stretch.intersect(&stretch).is_some());

@@ -115,7 +115,8 @@ async fn could_cover(conn: &mut PgConnection, ws: &WorkspaceId, new: &NewUnitGra
         for phase in subscription.phases.iter().filter(|phase| phase.to.is_none_or(|to| to > new.effective_at)) {
             let Some(plan) = plans::by_version(conn, ws, &phase.plan_version).await? else { continue };
             let of_meter = |price: &&Price| price.meter.as_ref() == Some(&new.meter);
-            let (quantities, others): (Vec<_>, Vec<_>) = plan.definition.prices.iter().filter(of_meter).partition(|price| takes_units(price));
+            let (quantities, others): (Vec<_>, Vec<_>) =
+                plan.definition.prices.iter().filter(of_meter).partition(|price| takes_units(price));
             if let (Some(covered), Some(other)) = (quantities.first(), others.first()) {
                 return Err(BillingError::invalid("/meter", charged_beside(&new.meter, &covered.name, &other.name)));
             }

@@ -110,7 +110,8 @@ pub async fn show(State(portal): State<Portal>, ctx: Ctx, Path(id): Path<String>
         shell: ctx.shell(&title, "/invoices"),
         title,
         subtitle: format!("{}, tax included.", format::money(note.total)),
-        note: (note.state == NoteState::Void).then(|| Note::new(Tone::Plain, "It counts for nothing.", "It was voided; the invoice stands.")),
+        note: (note.state == NoteState::Void)
+            .then(|| Note::new(Tone::Plain, "It counts for nothing.", "It was voided; the invoice stands.")),
         pdf: format!("/credit-notes/{}/document.pdf", note.id),
         facts,
         lines: lines(&note, ctx.tz()),
