@@ -35,7 +35,7 @@ pub(crate) const PLANS: &[&str] = &[
 ];
 
 /// A minimum of the price and one of the plan, a maximum and a cap: see [`World::bounded`].
-const BOUNDED: &str = "{name: g, minimum: \"40\", spend_cap: \"60\", prices: [{name: Fee, model: flat, amount: \"12.34\", billed: in_arrears}, {name: R, model: per_unit, meter: requests, unit_amount: \"19.99\", minimum: \"5\", maximum: \"50\"}, {name: S, model: per_unit, meter: requests, unit_amount: \"5.01\"}]}";
+const BOUNDED: &str = "{name: g, minimum: \"40\", spend_cap: \"60\", prices: [{name: Fee, model: flat, amount: \"12.34\", billed: in_arrears}, {name: R, model: per_unit, meter: requests, unit_amount: \"19.99\", minimum: \"5\", maximum: \"50\"}, {name: S, model: per_unit, meter: requests, unit_amount: \"3.03\"}]}";
 
 #[derive(Debug, Clone)]
 pub(crate) enum Act {
@@ -444,7 +444,7 @@ impl World {
                         let charged: i64 = (&calls - calls.clone().min(covers)).to_string().parse().expect("whole calls");
                         match own.price.name.as_str() {
                             "R" => (charged * 1999).max(share(500, own.stretch, own.of)).min(5000),
-                            _ => charged * 501,
+                            _ => charged * 303,
                         }
                     })
                     .sum();
