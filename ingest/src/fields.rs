@@ -171,8 +171,13 @@ impl Log for Object<'_> {
 
 /// See [`Log::said`].
 pub fn said(raw: &RawValue, pointer: impl FnOnce() -> String) -> Result<String, Rejection> {
+    said_whole(raw, pointer).map(with_hashed_query)
+}
+
+/// As [`said`], with its query: for a secret, which is hashed whole.
+pub fn said_whole(raw: &RawValue, pointer: impl FnOnce() -> String) -> Result<String, Rejection> {
     let said = match raw.get().as_bytes().first() {
-        Some(b'"') => with_hashed_query(text(raw, pointer)?),
+        Some(b'"') => text(raw, pointer)?,
         Some(b'{' | b'[') => return Err(Rejection::wrong_type(pointer(), "a text")),
         _ => raw.get().to_owned(),
     };

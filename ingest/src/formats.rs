@@ -28,10 +28,12 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 use farebox_core::api_path;
 use farebox_core::event::{REQUEST, RequestData};
+use serde_json::value::RawValue;
 
 use self::mapped::Mapped;
+use crate::fields::said_whole;
 use crate::intake::hash_of;
-use crate::mask::masked;
+use crate::mask::{masked, masked_hash};
 use crate::verdict::Rejection;
 
 /// A format that comes with Farebox.
@@ -202,6 +204,15 @@ fn own_hash(record: &[u8]) -> String {
 /// A hash of a secret, as it is kept.
 fn hashed(secret: &str) -> String {
     format!("sha256:{}", hex::encode(farebox_core::secret::hash(secret)))
+}
+
+/// A member that is a secret, as its hash; empty when not set. A dead letter has the hash already.
+fn secret<P: FnOnce() -> String>(raw: &RawValue, pointer: P) -> Result<String, Rejection> {
+    if let Some(hash) = masked_hash(raw.get()) {
+        return Ok(format!("sha256:{hash}"));
+    }
+    let secret = said_whole(raw, pointer)?;
+    Ok(if secret.is_empty() { secret } else { hashed(&secret) })
 }
 
 /// What looks like a secret is kept as its hash only.

@@ -71,13 +71,16 @@ pub async fn measure(bench: &Bench, time: Duration, report: &mut Report) -> anyh
     stop.cancel();
     metering.await.context("metering panicked")??;
     let acknowledged = acknowledged.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    // Until metering has joined its group everything waits; that is a start, not the steady state.
+    let joined = seen.iter().find(|(count, _)| *count > 0).map_or(begun, |(_, when)| *when);
     let mut late: Vec<Duration> = acknowledged
         .iter()
+        .filter(|(_, at)| *at > joined)
         .filter_map(|(n, at)| seen.iter().find(|(count, when)| count >= n && when >= at).map(|(_, when)| *when - *at))
         .collect();
     report.note(format!(
-        "{} at {}: from acknowledged to counted p50 {:.0} ms, p99 {:.0} ms ({} looks)",
-        sent,
+        "{} events after the start, at {}: from acknowledged to counted p50 {:.0} ms, p99 {:.0} ms ({} looks)",
+        late.len() * PER_TICK,
         super::rate(sent as u64, took),
         percentile(&mut late, 50).as_secs_f64() * 1e3,
         percentile(&mut late, 99).as_secs_f64() * 1e3,

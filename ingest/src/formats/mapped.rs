@@ -15,7 +15,7 @@ use farebox_core::field_map::{Field, FieldMap, Kind, Reading, Unit};
 use serde_json::value::RawValue;
 
 use super::cloudevents::{answered_by, country, marker};
-use super::{Draft, api_of, began, clipped, decision, hashed, joined, latency, method, route_of, status, times};
+use super::{Draft, api_of, began, clipped, decision, hashed, joined, latency, method, route_of, secret, status, times};
 use crate::fields::{Object, amount, log_text, said};
 use crate::intake::hash_of;
 use crate::mask::{masked, masked_hash};
@@ -140,12 +140,8 @@ impl Record<'_> {
 
     fn text(&self, field: Field) -> Result<String, Rejection> {
         let Some(raw) = self.raw(field)? else { return Ok(String::new()) };
-        let secret = self.reading(field).is_some_and(|reading| reading.kind == Kind::Secret);
-        if let Some(hash) = masked_hash(raw.get()).filter(|_| secret) {
-            return Ok(format!("sha256:{hash}"));
-        }
-        let text = said(raw, || self.pointer(field).to_owned())?;
-        Ok(if secret && !text.is_empty() { hashed(&text) } else { text })
+        let read = if self.reading(field).is_some_and(|reading| reading.kind == Kind::Secret) { secret } else { said };
+        read(raw, || self.pointer(field).to_owned())
     }
 
     /// A number of seconds or bytes, or of whatever is ten to the `-power` of them.

@@ -69,6 +69,16 @@ fn a_dead_letter_has_the_id_that_the_record_had() {
     }
 }
 
+/// A secret is hashed whole, also where it looks like a path with a query.
+#[test]
+fn a_dead_letter_has_the_caller_that_the_record_had() {
+    let format = Format::parse("tyk").expect("it is in the list");
+    let record = super::sample("tyk").replacen("\"api_key\":\"", "\"api_key\":\"https://keys.example/a?b=", 1);
+    let draft = format.decode(record.as_bytes()).expect("it is right");
+    assert_eq!(format.decode(&format.masked(record.as_bytes())), Ok(draft.clone()));
+    assert!(draft.subject.starts_with("sha256:") && draft.subject != format.decode(super::sample("tyk").as_bytes()).expect("true").subject);
+}
+
 #[test]
 fn a_dead_letter_of_otlp_is_a_record_still() {
     let header = r#"{"key":"http.request.header.authorization","value":{"stringValue":"Bearer s3cret"}}"#;
