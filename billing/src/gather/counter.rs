@@ -4,7 +4,8 @@
 //! A state is always taken before the counts that stand beside it, so that what comes later is found to be late.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bigdecimal::BigDecimal;
 use farebox_core::App;
@@ -13,61 +14,54 @@ use farebox_core::period::Period;
 use farebox_metering::MeteringError;
 use farebox_metering::proof::{self, Proof, Proofs};
 use farebox_metering::usage;
-use tokio::sync::Mutex;
+use tokio::sync::OnceCell;
 
 pub struct Counter<'a> {
     pub app: &'a App,
     pub ws: &'a WorkspaceId,
-    states: Mutex<HashMap<Period, String>>,
-    proofs: Mutex<HashMap<(String, Period), Arc<Proofs>>>,
-    totals: Mutex<HashMap<(String, Period), Arc<HashMap<String, BigDecimal>>>>,
+    states: Once<Period, String>,
+    proofs: Once<(String, Period), Arc<Proofs>>,
+    totals: Once<(String, Period), Arc<HashMap<String, BigDecimal>>>,
 }
 
 impl<'a> Counter<'a> {
     pub fn new(app: &'a App, ws: &'a WorkspaceId) -> Self {
-        Self { app, ws, states: Mutex::default(), proofs: Mutex::default(), totals: Mutex::default() }
+        Self { app, ws, states: Once::default(), proofs: Once::default(), totals: Once::default() }
     }
 
     pub async fn state(&self, period: Period) -> Result<String, MeteringError> {
-        // Held while it is asked for: of many who want the same, one asks.
-        let mut states = self.states.lock().await;
-        if let Some(state) = states.get(&period) {
-            return Ok(state.clone());
-        }
-        let state = proof::state(self.app, self.ws, period).await?;
-        states.insert(period, state.clone());
-        Ok(state)
+        self.states.of(period, || proof::state(self.app, self.ws, period)).await
     }
 
     /// A meter's value over a stretch that many subscriptions share.
     pub(super) async fn shared(&self, id: &SubscriptionId, meter: &str, period: Period) -> Result<Proof, MeteringError> {
-        let proofs = {
-            let mut known = self.proofs.lock().await;
-            let key = (meter.to_owned(), period);
-            match known.get(&key) {
-                Some(proofs) => proofs.clone(),
-                None => {
-                    let proofs = Arc::new(proof::of_all(self.app, self.ws, meter, period).await?);
-                    known.insert(key, proofs.clone());
-                    proofs
-                }
-            }
-        };
-        proofs.of(id)
+        let ask = async || Ok(Arc::new(proof::of_all(self.app, self.ws, meter, period).await?));
+        self.proofs.of((meter.to_owned(), period), ask).await?.of(id)
     }
 
     /// The same without proof.
     pub async fn shared_total(&self, id: &SubscriptionId, meter: &str, period: Period) -> Result<BigDecimal, MeteringError> {
-        let mut known = self.totals.lock().await;
-        let key = (meter.to_owned(), period);
-        let totals = match known.get(&key) {
-            Some(totals) => totals.clone(),
-            None => {
-                let totals = Arc::new(usage::totals(self.app, self.ws, meter, period).await?);
-                known.insert(key, totals.clone());
-                totals
-            }
-        };
+        let ask = async || Ok(Arc::new(usage::totals(self.app, self.ws, meter, period).await?));
+        let totals = self.totals.of((meter.to_owned(), period), ask).await?;
         Ok(totals.get(id.as_str()).cloned().unwrap_or_default())
+    }
+}
+
+/// Answers: of many who want the same, one asks, and the others wait for it; other questions do not.
+struct Once<K, V>(Mutex<HashMap<K, Arc<OnceCell<V>>>>);
+
+impl<K, V> Default for Once<K, V> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<K: Hash + Eq, V: Clone> Once<K, V> {
+    async fn of<F>(&self, key: K, ask: impl FnOnce() -> F) -> Result<V, MeteringError>
+    where
+        F: Future<Output = Result<V, MeteringError>>,
+    {
+        let cell = self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default().clone();
+        cell.get_or_try_init(ask).await.cloned()
     }
 }

@@ -20,6 +20,7 @@ use farebox_core::ids::{InvoiceLineId, PlanVersionId, SubscriptionId};
 use farebox_core::money::Currency;
 use farebox_core::period::Period;
 use farebox_core::workspace::Workspace;
+use futures::future::try_join_all;
 
 pub(crate) use accounts::Accounts;
 pub(crate) use assemble::{Assembled, Beside, Portion, assemble};
@@ -201,6 +202,8 @@ impl CountedAll {
     }
 }
 
+const COUNTS_AT_ONCE: usize = 4;
+
 /// Counts everything the period wants. With proof, the state of the events is taken first: what comes later is late.
 async fn count_all(
     counter: &Counter<'_>,
@@ -216,12 +219,18 @@ async fn count_all(
         noted.push(Counted { subscription: subscription.id.clone(), period: cycle.period, from: counted.start, state });
     }
     let mut all = CountedAll { used: BTreeMap::new(), proofs: BTreeMap::new() };
-    for wanted in wanted {
-        let counted = count::count(counter, subscription, &wanted, cycle.currency, counting).await?;
-        for (value, proof) in counted.proofs {
-            all.proofs.insert((wanted.key(), value), proof);
+    // Each asks the engine, and a plan has many prices.
+    for some in wanted.chunks(COUNTS_AT_ONCE) {
+        let mut asked = Vec::with_capacity(some.len());
+        for wanted in some {
+            asked.push(count::count(counter, subscription, wanted, cycle.currency, counting));
         }
-        all.used.insert(wanted.key(), counted.usage);
+        for (wanted, counted) in some.iter().zip(try_join_all(asked).await?) {
+            for (value, proof) in counted.proofs {
+                all.proofs.insert((wanted.key(), value), proof);
+            }
+            all.used.insert(wanted.key(), counted.usage);
+        }
     }
     Ok(all)
 }
