@@ -38,6 +38,8 @@ const ENDS: [&[u8; 2]; 9] = [b"on", b"ie", b"ey", b"en", b"rd", b"et", b"st", b"
 /// A secret of so many bytes is masked wherever else it stands in the record (Tyk's tags repeat the key); shorter ones are
 /// words, too.
 const FOUND_AGAIN: usize = 8;
+/// What stands around the texts of an OTLP attribute.
+const WRAPS: [&str; 6] = ["value", "values", "arrayValue", "array_value", "stringValue", "string_value"];
 const QUERY: &str = "?sha256=";
 /// Before the hash of a secret where a text must stand, or within a text.
 const HASHED: &str = "sha256:";
@@ -102,8 +104,9 @@ struct Found<'a> {
 impl Found<'_> {
     fn look(&mut self) {
         let mut at = 0;
-        // An OTLP attribute has its name as a value: `{"key": "authorization", "value": {"stringValue": "..."}}`.
-        let (mut names_next, mut is_secret, mut secret_until) = (false, false, 0);
+        // An OTLP attribute has its name as a value: `{"key": "authorization", "value": {"stringValue": "..."}}`. It is secret as
+        // long as only names of `WRAPS` follow. How far its braces reach is not asked: in a broken record masks would move that.
+        let (mut names_next, mut is_secret) = (false, false);
         while let Some(start) = self.next_quote(at) {
             let end = self.end_of_text(start);
             at = self.after_space(end);
@@ -112,11 +115,10 @@ impl Found<'_> {
             if self.record.get(at) == Some(&b':') {
                 at = self.after_space(at + 1);
                 names_next = text == b"key";
+                is_secret &= WRAPS.iter().any(|name| name.as_bytes() == text);
                 if self.names_a_secret(text) {
                     at = self.mask_value(at, |hash| format!("{{\"sha256\":\"{hash}\"}}"));
-                } else if text == b"value" && std::mem::take(&mut is_secret) && self.record.get(at) == Some(&b'{') {
-                    secret_until = self.end_of_structure(at);
-                } else if at < secret_until && [&b"stringValue"[..], b"string_value"].contains(&text) {
+                } else if is_secret && [&b"stringValue"[..], b"string_value"].contains(&text) {
                     // Anything but a text would make it another record, or none.
                     at = self.mask_value(at, |hash| format!("\"{HASHED}{hash}\""));
                 }

@@ -1,6 +1,7 @@
 //! What finance takes away: files that add up, documents that stay, books that balance.
 
 use std::collections::BTreeMap;
+use std::process::Stdio;
 
 use bigdecimal::BigDecimal;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -226,6 +227,14 @@ pub async fn files_add_up(suite: &Suite) {
     assert_eq!(parsed(&saved), found);
     let beside = std::fs::read(directory.join("invoices-2026-01-01-2027-01-01.csv.manifest.json")).expect("the manifest");
     assert_eq!(serde_json::from_slice::<Value>(&beside).expect("JSON")["bytes"], json!(saved.len()));
+    // Whoever reads it may stop before its end.
+    let mut command = Command::new(env!("CARGO_BIN_EXE_farebox"));
+    command.current_dir(&directory).env("FAREBOX_URL", &suite.credentials.base_url).env("FAREBOX_TOKEN", &tenant.token);
+    command.args(["export", "invoices", "--from", "2026-01-01", "--to", "2027-01-01"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut unread = command.spawn().expect("it runs");
+    drop(unread.stdout.take());
+    let done = unread.wait_with_output().await.expect("it ends");
+    assert!(done.status.success() && done.stderr.is_empty(), "{}", String::from_utf8_lossy(&done.stderr));
     let unknown = run("nonsense").await;
     assert_eq!(unknown.status.code(), Some(1));
     assert!(
