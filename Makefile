@@ -52,7 +52,7 @@ suite: setup-test
 
 ## Ratios against limits measured in the same run.
 bench: setup
-	@cargo build --profile bench --package farebox --bin farebox --package farebox-bench
+	@cargo build --profile bench --package farebox --package farebox-bench --bin farebox --bin farebox-bench
 	@target/release/farebox-bench $(ARGS)
 
 .PHONY: fuzz fuzz-corpus

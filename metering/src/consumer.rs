@@ -248,10 +248,7 @@ async fn finish(app: &App, hints: &Hints, parts: &[Part]) -> anyhow::Result<()> 
         metrics::counter!("farebox_metering_events_stored_total").increment(rows as u64);
     }
     hints.add(minutes);
-    for poison in refused {
-        poison::send(app, poison).await?;
-    }
-    Ok(())
+    poison::send_all(app, &refused).await
 }
 
 fn commit(consumer: &BaseConsumer<Context>, topic: &str, parts: &[Part]) {

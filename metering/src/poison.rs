@@ -10,6 +10,7 @@ use chrono::{DateTime, Utc};
 use farebox_core::ids::{DeadLetterId, WorkspaceId};
 use farebox_core::kafka::DEAD_LETTERS;
 use farebox_core::{App, clock};
+use futures::future::try_join_all;
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::producer::FutureRecord;
 use sha2::{Digest, Sha256};
@@ -43,9 +44,27 @@ impl Poison {
     }
 }
 
-/// Produces the dead letter; returns when the brokers acknowledged it. Sent again it is the same dead letter, by its
-/// id.
-pub(crate) async fn send(app: &App, poison: &Poison) -> anyhow::Result<()> {
+/// Sent at once: whoever fills the topic with what is no event must not hold up the events of others.
+const AT_ONCE: usize = 1000;
+
+/// Produces the dead letters; returns when the brokers acknowledged all. Sent again they are the same dead letters, by their
+/// ids.
+pub(crate) async fn send_all(app: &App, poisons: &[&Poison]) -> anyhow::Result<()> {
+    for some in poisons.chunks(AT_ONCE) {
+        let mut sent = Vec::with_capacity(some.len());
+        for poison in some {
+            sent.push(send(app, poison));
+        }
+        try_join_all(sent).await?;
+    }
+    if let [first, ..] = poisons {
+        let (origin, reason) = (&first.origin, first.reason);
+        tracing::warn!(origin, reason, "{} messages could not be stored and became dead letters, this first", poisons.len());
+    }
+    Ok(())
+}
+
+async fn send(app: &App, poison: &Poison) -> anyhow::Result<()> {
     let digest = Sha256::new()
         .chain_update(&poison.workspace)
         .chain_update([0])
@@ -66,6 +85,5 @@ pub(crate) async fn send(app: &App, poison: &Poison) -> anyhow::Result<()> {
     let sent = app.kafka.producer.send(record, Duration::from_secs(5)).await;
     sent.map_err(|(error, _)| error).context("Kafka did not take a dead letter")?;
     metrics::counter!("farebox_metering_poison_total", "reason" => poison.reason).increment(1);
-    tracing::warn!(origin = poison.origin, reason = poison.reason, "a message could not be stored and became a dead letter");
     Ok(())
 }
