@@ -65,8 +65,7 @@ async fn of_month(
     let ws = &workspace.id;
     let mut conn = app.pg.acquire().await?;
     let Some(subscription) = subscriptions::get(&mut conn, ws, id).await? else { return Ok(None) };
-    let pinned: BTreeSet<_> =
-        subscription.phases.iter().map(|p| p.plan_version.clone()).chain(subscription.add_ons.iter().map(|a| a.beside.clone())).collect();
+    let pinned: BTreeSet<_> = subscription.pinned().collect();
     let versions = plans::of(&mut conn, ws, pinned.iter()).await?;
     drop(conn);
     let plans = gather::sources(&subscription, &versions);

@@ -2,6 +2,7 @@
 //! their states: draft -> issued -> paid | void | uncollectible; uncollectible -> paid | void.
 
 use std::collections::HashMap;
+use std::str::FromStr;
 
 use bigdecimal::BigDecimal;
 use chrono::{DateTime, Utc};
@@ -311,17 +312,21 @@ pub async fn get(conn: &mut PgConnection, workspace: &WorkspaceId, id: &InvoiceI
 
 /// The invoice of this id or number: people have the number before them.
 pub async fn named(conn: &mut PgConnection, workspace: &WorkspaceId, id_or_number: &str) -> Result<InvoiceId, BillingError> {
-    if let Ok(id) = id_or_number.parse() {
-        return Ok(id);
-    }
-    // PostgreSQL takes no NUL in a text.
-    let number = Some(id_or_number).filter(|number| !number.contains('\0'));
+    let number = match id_or(id_or_number) {
+        Ok(id) => return Ok(id),
+        Err(number) => number,
+    };
     let id = sqlx::query_scalar!(
         r#"SELECT id AS "id: InvoiceId" FROM invoices WHERE workspace_id = $1 AND number = $2"#,
         workspace.as_str(),
         number
     );
     id.fetch_optional(conn).await?.ok_or(BillingError::NotFound("invoice"))
+}
+
+/// The id that a text is, else the number that it may be: PostgreSQL takes no NUL.
+pub(crate) fn id_or<T: FromStr>(text: &str) -> Result<T, Option<&str>> {
+    text.parse().map_err(|_| Some(text).filter(|number| !number.contains('\0')))
 }
 
 /// In no order.

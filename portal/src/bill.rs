@@ -2,7 +2,7 @@
 
 use farebox_billing::invoices::{Invoice, InvoiceLine, State};
 use farebox_billing::rating::plan::Collect;
-use farebox_core::money::{Money, plain};
+use farebox_core::money::{Money, MoneyError, plain};
 
 use crate::context::Ctx;
 use crate::format;
@@ -31,8 +31,8 @@ pub fn badge(invoice: &Invoice, ctx: &Ctx) -> Badge {
 
 pub fn view(invoice: &Invoice, ctx: &Ctx) -> InvoiceView {
     let tz = ctx.tz();
-    let before_tax = invoice.before_tax().unwrap_or(invoice.subtotal);
-    let mut totals = vec![("Subtotal".to_owned(), format::money(before_tax))];
+    let shown = |sum: Result<Money, MoneyError>| sum.map_or_else(|_| "–".to_owned(), format::money);
+    let mut totals = vec![("Subtotal".to_owned(), shown(invoice.before_tax()))];
     let taxes = taxes(invoice);
     if taxes.len() == 1 || taxes.is_empty() {
         let label = taxes.first().map_or_else(|| "Tax".to_owned(), |(label, _)| label.clone());
@@ -42,7 +42,7 @@ pub fn view(invoice: &Invoice, ctx: &Ctx) -> InvoiceView {
     }
     // What was taxed elsewhere comes after the tax.
     if invoice.set_off().next().is_some() {
-        totals.push(("With tax".to_owned(), format::money(before_tax.checked_add(invoice.tax).unwrap_or(invoice.total))));
+        totals.push(("With tax".to_owned(), shown(invoice.before_tax().and_then(|sum| sum.checked_add(invoice.tax)))));
         totals.extend(invoice.set_off().map(|line| (line.title(), format::money(line.left()))));
     }
     let paid = invoice.state == State::Paid;

@@ -9,7 +9,7 @@ use sqlx::PgConnection;
 
 use super::{CreditNote, CreditNoteLine, Reason, Settles, State};
 use crate::BillingError;
-use crate::invoices;
+use crate::invoices::{self, id_or};
 
 struct Row {
     id: CreditNoteId,
@@ -69,11 +69,10 @@ pub async fn of_invoice(conn: &mut PgConnection, ws: &WorkspaceId, invoice: &Inv
 
 /// The credit note of this id or number.
 pub async fn named(conn: &mut PgConnection, ws: &WorkspaceId, id_or_number: &str) -> Result<CreditNoteId, BillingError> {
-    if let Ok(id) = id_or_number.parse() {
-        return Ok(id);
-    }
-    // PostgreSQL takes no NUL in a text.
-    let number = Some(id_or_number).filter(|number| !number.contains('\0'));
+    let number = match id_or(id_or_number) {
+        Ok(id) => return Ok(id),
+        Err(number) => number,
+    };
     let id = sqlx::query_scalar!(
         r#"SELECT id AS "id: CreditNoteId" FROM credit_notes WHERE workspace_id = $1 AND number = $2"#,
         ws.as_str(),

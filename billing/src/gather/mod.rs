@@ -164,8 +164,7 @@ fn gathered(
 ) -> Gathered {
     let last = cycle.parts.iter().rfind(|part| part.stretch.start < cycle.period.end && matches!(part.source, Source::Plan(_)));
     let terms = last.and_then(|part| cycle.plans.get(&part.source)).map(|plan| plan.terms.clone()).unwrap_or_default();
-    let in_force =
-        subscription.phases.iter().filter(|phase| phase.from < cycle.period.end && phase.to.is_none_or(|to| to > cycle.period.start));
+    let in_force = subscription.phases.iter().filter(|phase| phase.is_in_force_in(cycle.period));
     let plans = in_force.map(|phase| phase.plan.clone()).collect();
     Gathered { currency: cycle.currency, lines, terms, plans, counted, units }
 }

@@ -109,8 +109,7 @@ fn since<'a>(
 fn versions(of: &[(&Subscription, DateTime<Utc>)], fees: &HashMap<SubscriptionId, Vec<BilledFee>>) -> BTreeSet<PlanVersionId> {
     let mut versions = BTreeSet::new();
     for (subscription, _) in of {
-        versions.extend(subscription.phases.iter().map(|phase| phase.plan_version.clone()));
-        versions.extend(subscription.add_ons.iter().map(|add_on| add_on.beside.clone()));
+        versions.extend(subscription.pinned());
     }
     for fee in fees.values().flatten() {
         if let Source::Plan(version) = &fee.source {

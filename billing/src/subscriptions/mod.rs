@@ -14,6 +14,7 @@ mod period;
 use chrono::{DateTime, Utc};
 use farebox_core::ids::{AddOnId, ConsumerId, PlanVersionId, SubscriptionId, WorkspaceId};
 use farebox_core::money::{BigDecimal, decimal_string};
+use farebox_core::period::Period;
 use serde::Serialize;
 use sqlx::PgConnection;
 
@@ -65,6 +66,12 @@ pub struct Phase {
     pub quantity: BigDecimal,
 }
 
+impl Phase {
+    pub fn is_in_force_in(&self, period: Period) -> bool {
+        self.from < period.end && self.to.is_none_or(|to| to > period.start)
+    }
+}
+
 /// A price attached for a time: [from, to).
 #[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct AddOn {
@@ -85,6 +92,16 @@ impl Subscription {
     /// The phase in force at an instant.
     pub fn at(&self, instant: DateTime<Utc>) -> Option<&Phase> {
         self.phases.iter().find(|phase| phase.from <= instant && phase.to.is_none_or(|to| instant < to))
+    }
+
+    pub fn is_in_force_in(&self, period: Period) -> bool {
+        self.phases.iter().any(|phase| phase.is_in_force_in(period))
+    }
+
+    /// The plan versions that its phases and add-ons hold to.
+    pub fn pinned(&self) -> impl Iterator<Item = PlanVersionId> + '_ {
+        let phases = self.phases.iter().map(|phase| &phase.plan_version);
+        phases.chain(self.add_ons.iter().map(|add_on| &add_on.beside)).cloned()
     }
 }
 

@@ -175,10 +175,7 @@ pub async fn what_if(app: &App, ws: &WorkspaceId, question: &Question) -> Result
     }
     let mut subscriptions = subscriptions::list(&mut conn, ws, None, i64::MAX, "").await?;
     subscriptions.retain(|own| own.product == product && asked_about(own, question));
-    let pinned = |own: &Subscription| {
-        own.phases.iter().map(|p| p.plan_version.clone()).chain(own.add_ons.iter().map(|a| a.beside.clone())).collect()
-    };
-    let pinned: BTreeSet<_> = subscriptions.iter().flat_map::<Vec<_>, _>(pinned).collect();
+    let pinned: BTreeSet<_> = subscriptions.iter().flat_map(Subscription::pinned).collect();
     let versions = plans::of(&mut conn, ws, pinned.iter()).await?;
     drop(conn);
     let instead: Vec<PlanDefinition> = question.plans.iter().map(|plan| plan.definition.clone()).collect();
@@ -254,12 +251,8 @@ impl WhatIfRow {
 }
 
 fn plans_in(subscription: &Subscription, range: Period) -> Vec<String> {
-    let mut found: Vec<_> = subscription
-        .phases
-        .iter()
-        .filter(|phase| phase.from < range.end && phase.to.is_none_or(|to| to > range.start))
-        .map(|phase| phase.plan.clone())
-        .collect();
+    let mut found: Vec<_> =
+        subscription.phases.iter().filter(|phase| phase.is_in_force_in(range)).map(|phase| phase.plan.clone()).collect();
     found.dedup();
     found
 }

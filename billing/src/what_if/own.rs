@@ -10,10 +10,10 @@ use farebox_core::workspace;
 use farebox_metering::timelines;
 use serde::Serialize;
 
-use super::worth::{Known, figures, in_force};
+use super::worth::{Known, figures};
 use crate::BillingError;
 use crate::plans::{self, Plan};
-use crate::subscriptions;
+use crate::subscriptions::{self, Subscription};
 
 /// The months as they were, and on each plan. Less the credits that a plan includes, before discounts, other credits and tax, as
 /// by [`super::what_if`].
@@ -45,15 +45,12 @@ pub async fn compare(
     let mut conn = app.pg.acquire().await?;
     let workspace = workspace::by_id(&mut conn, ws).await?.ok_or(BillingError::NotFound("workspace"))?;
     let mut found = subscriptions::list(&mut conn, ws, Some(consumer), i64::MAX, "").await?;
-    found.retain(|own| months.iter().any(|month| in_force(own, *month)));
+    found.retain(|own| months.iter().any(|month| own.is_in_force_in(*month)));
     // Of several products the one that is on offer; its latest currency.
     let Some(last) = found.iter().rfind(|own| offered.iter().any(|plan| plan.product == own.product)).cloned() else { return Ok(None) };
     found.retain(|own| own.product == last.product && own.currency == last.currency);
     let currency = subscriptions::currency_of(&last)?;
-    let pinned: BTreeSet<_> = found
-        .iter()
-        .flat_map(|own| own.phases.iter().map(|p| p.plan_version.clone()).chain(own.add_ons.iter().map(|a| a.beside.clone())))
-        .collect();
+    let pinned: BTreeSet<_> = found.iter().flat_map(Subscription::pinned).collect();
     let versions = plans::of(&mut conn, ws, pinned.iter()).await?;
     drop(conn);
     let offered: Vec<_> = offered.iter().filter(|plan| plan.product == last.product).collect();

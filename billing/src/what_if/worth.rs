@@ -57,7 +57,7 @@ pub(super) async fn figures(
     let nothing = Worth::nothing(subscriptions::currency_of(subscription)?);
     let as_it_was = gather::sources(subscription, versions);
     let mut found: Option<Figures> = None;
-    for month in months.iter().filter(|month| in_force(subscription, **month)) {
+    for month in months.iter().filter(|month| subscription.is_in_force_in(**month)) {
         let figures = found.get_or_insert_with(|| Figures { actual: nothing, on: vec![Ok(nothing); instead.len()] });
         let actual = worth(app, workspace, subscription, *month, Rated { plans: &as_it_was, all_on: None }, known).await?;
         figures.actual = figures.actual.and(actual)?;
@@ -73,10 +73,6 @@ pub(super) async fn figures(
         }
     }
     Ok(found)
-}
-
-pub(super) fn in_force(subscription: &Subscription, month: Period) -> bool {
-    subscription.phases.iter().any(|phase| phase.from < month.end && phase.to.is_none_or(|to| to > month.start))
 }
 
 /// Each plan it had replaced by `plan`; what was added beside stays.
