@@ -184,6 +184,7 @@ pub fn said_whole(raw: &RawValue, pointer: impl FnOnce() -> String) -> Result<St
     Ok(if said == "-" { String::new() } else { said })
 }
 
+/// See [`hashed_query`]; most texts have none.
 pub fn with_hashed_query(text: String) -> String {
     match hashed_query(&text) {
         Cow::Owned(hashed) => hashed,

@@ -170,12 +170,12 @@ impl Part {
             Ok(event) if event.time < clock::now() - YOUNG => {
                 let detail = "the month's raw events have expired and its numbers are frozen; adjust the invoice instead";
                 self.old.push((event, Poison::new(message, retention::REASON, detail.to_owned())));
-                2 * payload.len() + size_of::<UsageEvent>()
+                2 * payload.len() + size_of::<(UsageEvent, Poison)>()
             }
             Ok(event) => self.block.push(&event),
             Err((reason, detail)) => {
                 self.refused.push(Poison::new(message, reason, detail));
-                payload.len()
+                payload.len() + size_of::<Poison>()
             }
         }
     }

@@ -1,7 +1,5 @@
 //! Attributes of an OTLP log record, read as a gateway's log is (see [`crate::fields::Log`]).
 
-use std::collections::HashMap;
-
 use opentelemetry_proto::tonic::common::v1::AnyValue;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
@@ -47,23 +45,18 @@ fn json(value: Option<&AnyValue>, depth: usize) -> Json {
 }
 
 /// The attributes that are texts, numbers or truths; of a name that stands twice, the first.
-pub struct Attributes<'a>(HashMap<&'a str, &'a Value>);
+pub struct Attributes<'a>(Vec<(&'a str, &'a Value)>);
 
 impl<'a> Attributes<'a> {
     pub fn of(record: &'a LogRecord) -> Self {
-        let mut known = HashMap::with_capacity(record.attributes.len());
-        for attribute in &record.attributes {
-            if let Some(value) = attribute.value.as_ref().and_then(|v| v.value.as_ref()) {
-                known.entry(attribute.key.as_str()).or_insert(value);
-            }
-        }
-        Self(known)
+        let told = record.attributes.iter().filter_map(|own| Some((own.key.as_str(), own.value.as_ref()?.value.as_ref()?)));
+        Self(told.collect())
     }
 }
 
 impl Log for Attributes<'_> {
     fn said(&self, key: &str) -> Result<String, Rejection> {
-        Ok(match self.0.get(key) {
+        Ok(match self.0.iter().find(|(name, _)| *name == key).map(|(_, value)| *value) {
             Some(Value::StringValue(text)) if text != "-" => with_hashed_query(text.clone()),
             Some(Value::IntValue(number)) => number.to_string(),
             Some(Value::BoolValue(truth)) => truth.to_string(),
