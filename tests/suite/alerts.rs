@@ -6,7 +6,6 @@ use chrono::{DateTime, TimeDelta, Timelike, Utc};
 use farebox_billing::alerts::{self, Memory};
 use farebox_billing::mails;
 use farebox_core::config;
-use farebox_core::event::{AnsweredBy, REQUEST, RequestData, SpecVersion, UsageEvent};
 use farebox_core::mail::Mailer;
 use farebox_core::{clock, workspace};
 use farebox_portal::people::session::{Session, cookie_name};
@@ -17,7 +16,7 @@ use serde_json::{Value, json};
 use crate::finance_mail::{ONE_AT_A_TIME, smtp};
 use crate::harness::{LOCAL, Suite, Up, eventually, free_port};
 use crate::hooks::Receiver;
-use crate::metering_flow::store_all;
+use crate::metering_flow::{call, store_all};
 use crate::tenant::Tenant;
 use crate::walk::World;
 use crate::webhooks::{answer, hook};
@@ -136,24 +135,7 @@ pub async fn an_allowance_is_told_once_and_again_when_raised(suite: &Suite) {
 
 /// `count` requests of initech at an instant, stored as metering stores them.
 async fn past(suite: &Suite, tenant: &Tenant, at: DateTime<Utc>, count: usize) {
-    let row = |_| UsageEvent {
-        specversion: SpecVersion::V1,
-        id: format!("gw/{}", uuid::Uuid::now_v7().simple()),
-        source: "gw".to_owned(),
-        kind: REQUEST.to_owned(),
-        time: at,
-        subject: "initech-prod".to_owned(),
-        workspace: tenant.workspace.id.clone(),
-        received_at: at,
-        data: RequestData {
-            api: "orders".to_owned(),
-            route: "GET /orders".to_owned(),
-            status: 200,
-            answered_by: AnsweredBy::Upstream,
-            ..RequestData::default()
-        },
-    };
-    let rows: Vec<_> = (0..count).map(row).collect();
+    let rows: Vec<_> = (0..count).map(|_| call(&tenant.workspace.id, "initech-prod", at)).collect();
     store_all(&suite.app, &rows).await;
 }
 

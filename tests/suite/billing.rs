@@ -7,7 +7,7 @@ use farebox_billing::catalog::{self, Catalog};
 use farebox_billing::invoices::{self, Invoice, InvoiceFilter, State};
 use farebox_billing::{BillingError, audit, calendar, close, credit_notes, plans, revenue, subscriptions};
 use farebox_core::App;
-use farebox_core::event::{AnsweredBy, REQUEST, RequestData, SpecVersion, UsageEvent};
+use farebox_core::event::UsageEvent;
 use farebox_core::ids::{ConsumerId, WorkspaceId};
 use farebox_core::period::Period;
 use farebox_core::workspace::{self, NewWorkspace};
@@ -15,7 +15,7 @@ use farebox_metering::{consumers, links, timelines};
 use sqlx::PgConnection;
 
 use crate::harness::Suite;
-use crate::metering_flow::store_all;
+use crate::metering_flow::{call, store_all};
 
 const ZONE: chrono_tz::Tz = chrono_tz::Europe::Berlin;
 
@@ -107,23 +107,7 @@ impl Business {
     }
 
     pub fn event(&self, subject: &str, time: DateTime<Utc>) -> UsageEvent {
-        UsageEvent {
-            specversion: SpecVersion::V1,
-            id: format!("gw/{}", uuid::Uuid::now_v7().simple()),
-            source: "gw".to_owned(),
-            kind: REQUEST.to_owned(),
-            time,
-            subject: subject.to_owned(),
-            workspace: self.ws.clone(),
-            received_at: time,
-            data: RequestData {
-                api: "orders".to_owned(),
-                route: "GET /orders".to_owned(),
-                status: 200,
-                answered_by: AnsweredBy::Upstream,
-                ..RequestData::default()
-            },
-        }
+        call(&self.ws, subject, time)
     }
 
     pub async fn invoices(&self, app: &App) -> Vec<Invoice> {

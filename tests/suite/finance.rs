@@ -7,7 +7,6 @@ use bigdecimal::BigDecimal;
 use chrono::{DateTime, TimeDelta, Utc};
 use farebox_billing::{invoices, ledger};
 use farebox_core::auth::Scope;
-use farebox_core::event::{AnsweredBy, REQUEST, RequestData, SpecVersion, UsageEvent};
 use farebox_core::ids::InvoiceId;
 use farebox_core::{clock, workspace};
 use reqwest::{Method, StatusCode};
@@ -15,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::harness::{Suite, eventually};
-use crate::metering_flow::store_all;
+use crate::metering_flow::{call, store_all};
 use crate::tenant::Tenant;
 
 /// A name that a spreadsheet would run, and markup that a browser would.
@@ -65,7 +64,7 @@ consumers:
     for (month, count) in [(8, 10), (9, 21), (10, 32)] {
         for n in 0..count {
             let time: DateTime<Utc> = format!("2026-{month:02}-10T12:{n:02}:00Z").parse().expect("an instant");
-            rows.push(event(tenant, time));
+            rows.push(call(&tenant.workspace.id, "initech", time));
         }
     }
     store_all(&suite.app, &rows).await;
@@ -78,26 +77,6 @@ async fn apply(tenant: &Tenant, catalogue: String) {
     let request = tenant.call(Method::POST, "/api/v1/catalog").header("content-type", "application/yaml").body(catalogue);
     let answer = request.send().await.expect("an answer");
     assert_eq!(answer.status(), StatusCode::OK, "{}", answer.text().await.expect("a text"));
-}
-
-fn event(tenant: &Tenant, time: DateTime<Utc>) -> UsageEvent {
-    UsageEvent {
-        specversion: SpecVersion::V1,
-        id: format!("gw/{}", uuid::Uuid::now_v7().simple()),
-        source: "gw".to_owned(),
-        kind: REQUEST.to_owned(),
-        time,
-        subject: "initech".to_owned(),
-        workspace: tenant.workspace.id.clone(),
-        received_at: time,
-        data: RequestData {
-            api: "orders".to_owned(),
-            route: "GET /orders".to_owned(),
-            status: 200,
-            answered_by: AnsweredBy::Upstream,
-            ..RequestData::default()
-        },
-    }
 }
 
 /// The issued invoices, the oldest period first.

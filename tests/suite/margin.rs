@@ -5,14 +5,14 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use farebox_billing::{calendar, plans, what_if};
 use farebox_core::clock;
-use farebox_core::event::{AnsweredBy, REQUEST, RequestData, SpecVersion, UsageEvent};
+use farebox_core::event::{RequestData, UsageEvent};
 use farebox_metering::consumers;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::finance;
 use crate::harness::{Suite, eventually};
-use crate::metering_flow::store_all;
+use crate::metering_flow::{call, store_all};
 use crate::tenant::Tenant;
 use crate::webhooks::answer;
 
@@ -57,24 +57,16 @@ struct Call<'a> {
 }
 
 async fn calls(suite: &Suite, tenant: &Tenant, calls: impl IntoIterator<Item = Call<'_>>) {
-    let row = |call: Call| UsageEvent {
-        specversion: SpecVersion::V1,
-        id: format!("gw/{}", uuid::Uuid::now_v7().simple()),
-        source: "gw".to_owned(),
-        kind: REQUEST.to_owned(),
-        time: call.at,
-        subject: "initech".to_owned(),
-        workspace: tenant.workspace.id.clone(),
-        received_at: call.at,
-        data: RequestData {
-            api: "orders".to_owned(),
-            api_version: call.version.to_owned(),
-            route: call.route.to_owned(),
-            status: call.status,
-            latency_us: call.latency_us,
-            answered_by: AnsweredBy::Upstream,
-            ..RequestData::default()
-        },
+    let row = |told: Call| {
+        let event = call(&tenant.workspace.id, "initech", told.at);
+        let data = RequestData {
+            api_version: told.version.to_owned(),
+            route: told.route.to_owned(),
+            status: told.status,
+            latency_us: told.latency_us,
+            ..event.data
+        };
+        UsageEvent { data, ..event }
     };
     let rows: Vec<_> = calls.into_iter().map(row).collect();
     store_all(&suite.app, &rows).await;

@@ -92,6 +92,27 @@ pub fn event(world: &World, n: u32) -> UsageEvent {
     }
 }
 
+/// An answered call of orders.
+pub fn call(workspace: &WorkspaceId, subject: &str, time: DateTime<Utc>) -> UsageEvent {
+    UsageEvent {
+        specversion: SpecVersion::V1,
+        id: format!("gw/{}", uuid::Uuid::now_v7().simple()),
+        source: "gw".to_owned(),
+        kind: REQUEST.to_owned(),
+        time,
+        subject: subject.to_owned(),
+        workspace: workspace.clone(),
+        received_at: time,
+        data: RequestData {
+            api: "orders".to_owned(),
+            route: "GET /orders".to_owned(),
+            status: 200,
+            answered_by: AnsweredBy::Upstream,
+            ..RequestData::default()
+        },
+    }
+}
+
 pub async fn produce(app: &App, key: &str, payload: &str) {
     let topic = app.kafka.name(EVENTS);
     app.kafka.producer.send(FutureRecord::to(&topic).key(key).payload(payload), PATIENCE).await.expect("Kafka acknowledges");

@@ -2,13 +2,13 @@
 //! can be derived again.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use farebox_core::event::{AnsweredBy, REQUEST, RequestData, SpecVersion, UsageEvent};
+use farebox_core::event::{RequestData, UsageEvent};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::finance::issued;
 use crate::harness::Suite;
-use crate::metering_flow::store_all;
+use crate::metering_flow::{call, store_all};
 use crate::tenant::Tenant;
 use crate::webhooks::answer;
 
@@ -46,23 +46,11 @@ async fn apply(tenant: &Tenant, catalogue: String) -> (StatusCode, Value) {
 /// A thousand calls of a month, of which `failed` failed and `slow` took 400 ms instead of 40.
 async fn month(suite: &Suite, tenant: &Tenant, month: u32, failed: i32, slow: i32) {
     let start: DateTime<Utc> = format!("2026-{month:02}-03T00:00:00Z").parse().expect("an instant");
-    let event = |n: i32| UsageEvent {
-        specversion: SpecVersion::V1,
-        id: format!("gw/{month}-{n}"),
-        source: "gw".to_owned(),
-        kind: REQUEST.to_owned(),
-        time: start + TimeDelta::minutes(n.into()),
-        subject: "initech".to_owned(),
-        workspace: tenant.workspace.id.clone(),
-        received_at: start,
-        data: RequestData {
-            api: "orders".to_owned(),
-            route: "GET /orders".to_owned(),
-            status: if n < failed { 503 } else { 200 },
-            latency_us: if n < slow { 400_000 } else { 40_000 },
-            answered_by: AnsweredBy::Upstream,
-            ..RequestData::default()
-        },
+    let event = |n: i32| {
+        let event = call(&tenant.workspace.id, "initech", start + TimeDelta::minutes(n.into()));
+        let data =
+            RequestData { status: if n < failed { 503 } else { 200 }, latency_us: if n < slow { 400_000 } else { 40_000 }, ..event.data };
+        UsageEvent { data, ..event }
     };
     let rows: Vec<_> = (0..1000).map(event).collect();
     store_all(&suite.app, &rows).await;
