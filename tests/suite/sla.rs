@@ -50,7 +50,7 @@ async fn month(suite: &Suite, tenant: &Tenant, month: u32, failed: i32, slow: i3
         let event = call(&tenant.workspace.id, "initech", start + TimeDelta::minutes(n.into()));
         let data =
             RequestData { status: if n < failed { 503 } else { 200 }, latency_us: if n < slow { 400_000 } else { 40_000 }, ..event.data };
-        UsageEvent { data, ..event }
+        UsageEvent { id: format!("gw/{month}-{n}"), data, ..event }
     };
     let rows: Vec<_> = (0..1000).map(event).collect();
     store_all(&suite.app, &rows).await;
