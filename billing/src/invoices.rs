@@ -12,6 +12,7 @@ use farebox_core::period::Period;
 use serde::Serialize;
 use sqlx::{Connection, PgConnection};
 
+use crate::left_out::LeftOut;
 use crate::rating::LineKind;
 use crate::rating::lines::Basis;
 use crate::rating::plan::Collect;
@@ -87,6 +88,8 @@ pub struct Invoice {
     pub hosted_url: Option<String>,
     /// Why no tax is charged.
     pub tax_note: Option<String>,
+    /// Calls of the period that are in no line, by reason.
+    pub left_out: LeftOut,
     pub lines: Vec<InvoiceLine>,
     /// Prepaid credits used before tax, by grant: together what its lines have as `credit`. Those after tax are lines.
     pub credits: Vec<InvoiceCredit>,
@@ -233,6 +236,7 @@ struct Row {
     stripe_id: Option<String>,
     hosted_url: Option<String>,
     tax_note: Option<String>,
+    left_out: serde_json::Value,
 }
 
 impl Row {
@@ -266,6 +270,7 @@ impl Row {
             stripe_id: self.stripe_id,
             hosted_url: self.hosted_url,
             tax_note: self.tax_note,
+            left_out: serde_json::from_value(self.left_out).map_err(|e| BillingError::unreadable("an invoice", e))?,
             lines,
             credits: credits
                 .into_iter()
@@ -288,7 +293,7 @@ pub async fn list(
         r#"SELECT id AS "id: InvoiceId", number, state AS "state: State", kind, sequence, consumer_id AS "consumer: ConsumerId",
                   subscription_id AS "subscription: SubscriptionId", consolidated, period_start, period_end, currency, subtotal_minor, tax_minor,
                   total_minor, credited_minor, collect, due_days, seller, buyer, created_at, issued_at, due_at, paid_at, carried,
-                  carried_into AS "carried_into: InvoiceId", stripe_id, hosted_url, tax_note
+                  carried_into AS "carried_into: InvoiceId", stripe_id, hosted_url, tax_note, left_out
            FROM invoices
            WHERE workspace_id = $1 AND ($2::text IS NULL OR consumer_id = $2)
              AND ($3::text IS NULL OR EXISTS (SELECT FROM invoice_parts p WHERE p.invoice_id = invoices.id AND p.subscription_id = $3))
@@ -336,7 +341,7 @@ pub async fn by_ids(conn: &mut PgConnection, workspace: &WorkspaceId, ids: &[Str
         r#"SELECT id AS "id: InvoiceId", number, state AS "state: State", kind, sequence, consumer_id AS "consumer: ConsumerId",
                   subscription_id AS "subscription: SubscriptionId", consolidated, period_start, period_end, currency, subtotal_minor, tax_minor,
                   total_minor, credited_minor, collect, due_days, seller, buyer, created_at, issued_at, due_at, paid_at, carried,
-                  carried_into AS "carried_into: InvoiceId", stripe_id, hosted_url, tax_note
+                  carried_into AS "carried_into: InvoiceId", stripe_id, hosted_url, tax_note, left_out
            FROM invoices WHERE workspace_id = $1 AND id = ANY($2)"#,
         workspace.as_str(),
         ids

@@ -36,6 +36,7 @@ mod http;
 mod included;
 pub mod invoices;
 pub mod ledger;
+pub mod left_out;
 pub mod mails;
 pub mod margin;
 pub mod overdue;

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::gather::{Accounts, Counter, Counting, Portion, Records, Span, assemble, gather};
 use crate::invoices::InvoiceCredit;
+use crate::left_out::LeftOut;
 use crate::rating::LineKind;
 use crate::{BillingError, included, plans, settings, subscriptions};
 
@@ -22,6 +23,8 @@ pub struct Preview {
     #[schema(value_type = String)]
     pub currency: Currency,
     pub lines: Vec<PreviewLine>,
+    /// Calls so far that are in no line, by reason.
+    pub left_out: LeftOut,
     /// Prepaid credits that would be used, by grant.
     pub credits: Vec<InvoiceCredit>,
     /// Prepaid units that would be used, by grant.
@@ -88,7 +91,7 @@ pub async fn preview(app: &App, ws: &WorkspaceId, id: &SubscriptionId) -> Result
         units: plain(&units),
     });
     let parts = [Portion { subscription: &subscription, period, lines: gathered.lines.len(), plans: gathered.plans.clone() }];
-    let (units, available) = (units.collect(), accounts.credits(&parts, gathered.currency));
+    let (units, available, left_out) = (units.collect(), accounts.credits(&parts, gathered.currency), gathered.left_out.clone());
     let rated = assemble(&accounts, &workspace, &parts, &consumer, gathered)?.rated;
     let mut credits = Vec::new();
     for (id, amount) in rated.credits.iter().filter(|(_, amount)| !amount.is_zero()) {
@@ -113,6 +116,7 @@ pub async fn preview(app: &App, ws: &WorkspaceId, id: &SubscriptionId) -> Result
         as_of: workspace.clock.now(),
         currency: rated.currency,
         lines: shown.collect(),
+        left_out,
         credits,
         units,
         subtotal: rated.subtotal,

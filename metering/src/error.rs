@@ -26,7 +26,7 @@ impl MeteringError {
         Self::Invalid { field: field.into(), detail: detail.into() }
     }
 
-    pub(crate) fn unreadable(what: &'static str, cause: impl std::fmt::Display) -> Self {
+    pub fn unreadable(what: &'static str, cause: impl std::fmt::Display) -> Self {
         Self::Unreadable { what, cause: cause.to_string() }
     }
 

@@ -13,7 +13,9 @@ use sqlx::PgConnection;
 
 pub use crate::measure::check;
 
+use crate::dimension::Dimension;
 use crate::filter::Test;
+use crate::measure::own_filters;
 use crate::{MeteringError, timelines};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -93,6 +95,13 @@ pub struct Meter {
     pub version: i32,
     #[serde(flatten)]
     pub definition: Definition,
+}
+
+impl Definition {
+    /// Whether the workspace's counting rule decides what is in it.
+    pub fn follows_rule(&self) -> Result<bool, MeteringError> {
+        Ok(own_filters(self)?.iter().any(|filter| matches!(filter.dimension, Dimension::Counted | Dimension::Reason)))
+    }
 }
 
 impl Meter {

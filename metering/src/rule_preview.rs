@@ -12,9 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::MeteringError;
 use crate::attribution::attributed;
 use crate::corrections::{MeterEffect, MoneyEffect, effect};
-use crate::dimension::Dimension;
 use crate::facts::{bound, exact, range};
-use crate::measure::own_filters;
 use crate::meters::{self, Aggregate};
 use crate::rule::{self, CountingRule};
 
@@ -87,8 +85,7 @@ pub async fn preview(app: &App, workspace: &WorkspaceId, new: &CountingRule, per
     let found: Vec<Found> = bound(app, workspace, &sql).fetch_all().await?;
     let mut sums: BTreeMap<effect::Key, (BigDecimal, BigDecimal)> = BTreeMap::new();
     for meter in &meters {
-        let follows = own_filters(&meter.definition)?.iter().any(|f| matches!(f.dimension, Dimension::Counted | Dimension::Reason));
-        if !follows || !matches!(meter.definition.aggregate, Aggregate::Count | Aggregate::Sum) {
+        if !meter.definition.follows_rule()? || !matches!(meter.definition.aggregate, Aggregate::Count | Aggregate::Sum) {
             continue;
         }
         for (rule, is_new) in [(&old, false), (new, true)] {

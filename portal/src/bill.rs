@@ -81,6 +81,7 @@ pub fn view(invoice: &Invoice, ctx: &Ctx) -> InvoiceView {
     let verify = (!sealed.is_empty()).then(|| Code::new("the command", format!("farebox audit invoice {}", name(invoice))));
     InvoiceView {
         lines: invoice.lines.iter().map(|l| line(l, invoice, ctx)).collect(),
+        left_out: invoice.left_out.sentence(),
         verify,
         sealed,
         total: format::money(invoice.total),

@@ -5,13 +5,14 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, TimeDelta, Utc};
 use farebox_billing::catalog::{self, Catalog};
 use farebox_billing::invoices::{self, Invoice, InvoiceFilter, State};
-use farebox_billing::{BillingError, audit, calendar, close, credit_notes, plans, revenue, subscriptions};
+use farebox_billing::{BillingError, audit, calendar, close, credit_notes, documents, plans, revenue, subscriptions};
 use farebox_core::App;
-use farebox_core::event::UsageEvent;
+use farebox_core::event::{AnsweredBy, RequestData, UsageEvent};
 use farebox_core::ids::{ConsumerId, WorkspaceId};
 use farebox_core::period::Period;
 use farebox_core::workspace::{self, NewWorkspace};
 use farebox_metering::{consumers, links, timelines};
+use serde_json::json;
 use sqlx::PgConnection;
 
 use crate::harness::Suite;
@@ -49,6 +50,9 @@ plans:
     prices:
       - {{name: Platform, model: flat, amount: "99"}}
       - {{name: Requests, model: per_unit, meter: requests, unit_amount: "0.1"}}
+  - name: every
+    version: 1
+    prices: [{{name: All, model: per_unit, meter: calls, unit_amount: "0.1"}}]
 consumers:
 {consumers}"#
     )
@@ -189,6 +193,43 @@ pub async fn a_month_is_closed_to_the_cent_and_audited(suite: &Suite) {
             .await
             .is_err()
     );
+}
+
+/// An invoice says how many calls of its period it does not bill, and why; and nothing of it where a plan bills them all.
+pub async fn calls_that_are_not_billed_are_told(suite: &Suite) {
+    let app = &suite.app;
+    let business = Business::new(
+        app,
+        r"  - {name: initech, subjects: [initech], subscriptions: [{plan: growth, from: 2026-08-01T00:00:00+02:00}]}
+  - {name: hooli, subjects: [hooli], subscriptions: [{plan: every, from: 2026-08-01T00:00:00+02:00}]}
+",
+    )
+    .await;
+    let august = month("2026-08");
+    let failed = |subject: &str, n: i64, status, marker: &str, answered_by| {
+        let event = business.event(subject, august.start + TimeDelta::hours(n));
+        UsageEvent { data: RequestData { status, marker: marker.to_owned(), answered_by, ..event.data.clone() }, ..event }
+    };
+    let mut rows = Vec::new();
+    for subject in ["initech", "hooli"] {
+        business.send(app, subject, august, 15, 1).await;
+        rows.extend((0..4).map(|n| failed(subject, n, 503, "", AnsweredBy::Upstream)));
+        rows.extend((4..6).map(|n| failed(subject, n, 429, "", AnsweredBy::Gateway)));
+        rows.push(failed(subject, 6, 200, "retry", AnsweredBy::Upstream));
+        // In September.
+        rows.push(failed(subject, 24 * 31, 503, "", AnsweredBy::Upstream));
+    }
+    store_all(app, &rows).await;
+    close::close_period(app, &business.ws, august).await.expect("closes");
+    let found = business.invoices(app).await;
+    let of = |name: &str| found.iter().find(|invoice| invoice.buyer["name"] == name).expect("an invoice");
+    assert_eq!(lines(of("initech"))[1..], ["Platform 1 49.00", "Requests 15 2.50"]);
+    assert_eq!(serde_json::to_value(&of("initech").left_out).expect("JSON"), json!({"marked": 1, "refused": 2, "server_error": 4}));
+    let said = "Not billed: 7 calls (4 failed on our side, 2 refused, 1 marked as a retry, a health check or mirrored).";
+    let document = documents::document(of("initech"), ZONE).expect("a document");
+    assert!(document.notes.iter().any(|note| note == said), "{:?}", document.notes);
+    assert_eq!(lines(of("hooli")), ["All 22 2.20"]);
+    assert!(of("hooli").left_out.is_empty());
 }
 
 /// Many workers at once: one invoice for each subscription, and numbers without gaps.

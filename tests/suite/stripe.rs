@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use farebox_billing::invoices::{self, State};
+use farebox_billing::settings::{ConsumerBilling, set_consumer};
 use farebox_billing::stripe::{self, endpoint, endpoint::register_webhook, events, poll, settings};
 use farebox_billing::{reconcile, settle};
 use farebox_core::ids::{ConsumerId, InvoiceId, InvoiceLineId, SubscriptionId, WorkspaceId};
@@ -170,6 +171,11 @@ impl Shop {
         let (status, body) = (answer.status(), answer.json::<Value>().await.expect("JSON"));
         assert!(status.is_success(), "{path}: {body}");
         body
+    }
+
+    pub async fn delete_in_the_dashboard(&self, path: &str) {
+        let answer = self.http.delete(format!("{}/v1/{path}", self.stripe())).bearer_auth(self.key()).send().await;
+        assert!(answer.expect("the double answers").status().is_success(), "{path}");
     }
 
     /// A card, typed into Stripe's page by the consumer.
@@ -375,6 +381,64 @@ pub async fn paid_although_no_webhook_arrives(suite: &Suite) {
         .await;
     poll::poll(app, &shop.workspace).await.expect("a list of events");
     shop.when_paid(&invoice).await;
+}
+
+/// Stripe knows of a consumer what we do: with the tax number in the form it takes, and anew before the next invoice when
+/// something changed. A customer that someone deletes there is made again.
+pub async fn a_customer_there_is_who_the_consumer_is(suite: &Suite) {
+    let app = &suite.app;
+    let shop = Shop::open(app, "customer").await;
+    let tax_id = async |number: &str| {
+        let billing = ConsumerBilling { tax_id: Some(number.to_owned()), ..ConsumerBilling::default() };
+        let mut conn = app.pg.acquire().await.expect("PostgreSQL");
+        set_consumer(&mut conn, &shop.workspace, &shop.consumer, &billing).await.expect("billing is set");
+    };
+    let there = async || {
+        let mut customers = shop.at_stripe("customers").await;
+        assert_eq!(customers.len(), 1, "{customers:?}");
+        let customer = customers.remove(0);
+        let ids = shop.at_stripe(&format!("customers/{}/tax_ids", customer["id"].as_str().expect("an id"))).await;
+        let ids: Vec<_> = ids.iter().map(|id| json!([id["type"], id["value"]])).collect();
+        json!({"name": customer["name"], "email": customer["email"], "city": customer["address"]["city"], "tax_ids": ids})
+    };
+    tax_id("DE 123 456 789").await;
+    shop.connect().await;
+    shop.when_pushed(&shop.issue(0).await).await;
+    let first = json!({"name": "initech", "email": "dev@initech.example", "city": "Berlin", "tax_ids": [["eu_vat", "DE123456789"]]});
+    assert_eq!(there().await, first);
+    shop.when_pushed(&shop.issue(0).await).await;
+    assert_eq!(there().await, first, "nothing is told twice");
+
+    tax_id("987654321").await;
+    let moved = NewConsumer {
+        name: "Initech GmbH".to_owned(),
+        email: None,
+        signed_up_at: clock::now(),
+        country: Some("DE".to_owned()),
+        address: json!({"city": "Hamburg"}),
+        subjects: Vec::new(),
+    };
+    let mut conn = app.pg.acquire().await.expect("PostgreSQL");
+    consumers::update(&mut conn, &shop.workspace, &shop.consumer, moved).await.expect("PostgreSQL").expect("it is there");
+    drop(conn);
+    shop.when_pushed(&shop.issue(0).await).await;
+    let second = json!({"name": "Initech GmbH", "email": null, "city": "Hamburg", "tax_ids": [["eu_vat", "DE987654321"]]});
+    assert_eq!(there().await, second);
+
+    shop.give_card().await;
+    let before = shop.at_stripe("customers").await.remove(0);
+    shop.delete_in_the_dashboard(&format!("customers/{}", before["id"].as_str().expect("an id"))).await;
+    eventually("the news that the card is gone", IN_TIME, || async {
+        poll::poll(app, &shop.workspace).await.expect("a list of events");
+        let mut conn = app.pg.acquire().await.expect("PostgreSQL");
+        let has = stripe::has_payment_method(&mut conn, &shop.workspace, &shop.consumer).await.expect("PostgreSQL");
+        (!has).then_some(())
+    })
+    .await;
+    shop.when_pushed(&shop.issue(0).await).await;
+    let after = shop.at_stripe("customers").await;
+    assert_ne!(after[0]["id"], before["id"]);
+    assert_eq!(there().await, second);
 }
 
 /// A webhook that is not signed with the workspace's secret is refused, and so is one for another workspace.

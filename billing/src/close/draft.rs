@@ -14,6 +14,7 @@ use sqlx::PgConnection;
 
 use super::together;
 use crate::gather::{Accounts, Assembled, Beside, Gathered, GatheredLine, Portion, assemble};
+use crate::left_out::LeftOut;
 use crate::rating::cycle::Source;
 use crate::rating::plan::Terms;
 use crate::rating::units::Taken;
@@ -104,13 +105,14 @@ async fn assemble_all<'a>(
     let mut results = Vec::with_capacity(sheets.len());
     let mut drafts = Vec::new();
     for Sheet { parts, consolidated, consumer, document, mut gathered } in sheets {
-        let (terms, units) = (gathered.terms.clone(), std::mem::take(&mut gathered.units));
+        let (terms, units, left_out) =
+            (gathered.terms.clone(), std::mem::take(&mut gathered.units), std::mem::take(&mut gathered.left_out));
         let taken: Vec<_> =
             carried.remove(&consumer.id).unwrap_or_default().into_iter().filter(|left| left.total.currency == gathered.currency).collect();
         gathered.lines.extend(taken.iter().map(|left| left.line(document.period)));
         match assemble(&accounts, workspace, &parts, consumer, gathered) {
             Ok(assembled) => {
-                let draft = Draft { id: InvoiceId::new(), parts, consolidated, consumer, document, terms, assembled, taken, units };
+                let draft = Draft { id: InvoiceId::new(), parts, consolidated, consumer, document, terms, assembled, taken, units, left_out };
                 results.extend(draft.parts.iter().map(|part| (part.subscription.id.clone(), Ok(Some(draft.id.clone())))));
                 drafts.push(draft);
             }
@@ -134,6 +136,7 @@ struct Draft<'a> {
     assembled: Assembled,
     taken: Vec<Left>,
     units: Vec<(SubscriptionId, Taken)>,
+    left_out: LeftOut,
 }
 
 /// An issued invoice that was too small to collect, or negative.
@@ -194,10 +197,11 @@ async fn insert(
     let heads = Heads::of(drafts);
     let stored = sqlx::query_scalar!(
         "INSERT INTO invoices (workspace_id, seller, created_at, id, consumer_id, subscription_id, kind, sequence, period_start, period_end, currency,
-                               subtotal_minor, tax_minor, total_minor, collect, due_days, buyer, tax_note, consolidated)
+                               subtotal_minor, tax_minor, total_minor, collect, due_days, buyer, tax_note, consolidated,
+                               left_out)
          SELECT $1, $2, $3, * FROM unnest($4::text[], $5::text[], $6::text[], $7::text[], $8::integer[], $9::timestamptz[], $10::timestamptz[],
                                           $11::text[], $12::bigint[], $13::bigint[], $14::bigint[], $15::text[], $16::integer[], $17::jsonb[], $18::text[],
-                                          $19::boolean[])
+                                          $19::boolean[], $20::jsonb[])
          ON CONFLICT DO NOTHING RETURNING id",
         workspace.id.as_str(),
         workspace.seller,
@@ -217,7 +221,8 @@ async fn insert(
         &heads.due_days,
         &heads.buyer,
         &heads.tax_note as &[Option<String>],
-        &heads.consolidated
+        &heads.consolidated,
+        &heads.left_out
     )
     .fetch_all(conn)
     .await?;
@@ -243,6 +248,7 @@ struct Heads {
     buyer: Vec<Value>,
     tax_note: Vec<Option<String>>,
     consolidated: Vec<bool>,
+    left_out: Vec<Value>,
 }
 
 impl Heads {
@@ -266,6 +272,7 @@ impl Heads {
             heads.buyer.push(buyer(draft.consumer, &draft.assembled));
             heads.tax_note.push(draft.assembled.tax_note.clone());
             heads.consolidated.push(draft.consolidated);
+            heads.left_out.push(json!(draft.left_out));
         }
         heads
     }

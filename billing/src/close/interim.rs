@@ -17,6 +17,7 @@ use crate::credit_notes::late::credit_corrections;
 use crate::gather::{
     Counter, Counting, Gathered, GatheredLine, Late, Portion, Records, Span, corrections, gather_until, note, with_corrections,
 };
+use crate::left_out::LeftOut;
 use crate::rating::LineKind;
 use crate::settings::LateUsage;
 use crate::subscriptions::Subscription;
@@ -199,6 +200,7 @@ async fn bill_correction(
         lines,
         counted,
         units,
+        left_out: LeftOut::default(),
     };
     let parts = vec![Portion { subscription: &subscription, period, lines: gathered.lines.len(), plans: gathered.plans.clone() }];
     let draft = write(&mut transaction, workspace, "adjustment", parts, gathered).await?;

@@ -73,6 +73,7 @@ pub(super) fn merged(gathered: Vec<Gathered>) -> Option<Gathered> {
         first.plans.append(&mut other.plans);
         first.counted.append(&mut other.counted);
         first.units.append(&mut other.units);
+        first.left_out.add(other.left_out);
     }
     Some(first)
 }

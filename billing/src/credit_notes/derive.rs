@@ -123,6 +123,7 @@ fn tax_of(line: &InvoiceLine, amount: Money, most: Money) -> Result<Money, Billi
 pub(crate) mod tests {
     use super::*;
     use crate::invoices::{InvoiceTax, State};
+    use crate::left_out::LeftOut;
     use crate::rating::LineKind;
     use crate::rating::plan::Collect;
     use farebox_core::ids::{ConsumerId, InvoiceId, SubscriptionId};
@@ -200,6 +201,7 @@ pub(crate) mod tests {
             hosted_url: None,
             credits: Vec::new(),
             tax_note: None,
+            left_out: LeftOut::default(),
             lines,
         }
     }

@@ -12,5 +12,5 @@ mod ubl;
 mod view;
 
 pub use http::{Wanted, router};
-pub use model::{Document, document};
+pub use model::{Document, EU, document};
 pub use store::{Medium, get, of_credit_note};

@@ -281,7 +281,7 @@ fn party(json: &Value) -> Party {
 const REVERSE_CHARGE: &str = "Reverse charge: VAT is to be accounted for by the recipient (Article 196 of Council Directive 2006/112/EC).";
 
 /// Members of the European Union's VAT area, by ISO 3166-1.
-const EU: [&str; 27] = [
+pub const EU: [&str; 27] = [
     "AT", "BE", "BG", "CY", "CZ", "DE", "DK", "EE", "ES", "FI", "FR", "GR", "HR", "HU", "IE", "IT", "LT", "LU", "LV", "MT", "NL", "PL",
     "PT", "RO", "SE", "SI", "SK",
 ];
@@ -316,6 +316,7 @@ fn notes(invoice: &Invoice, seller: &Party, buyer: &Party) -> Vec<String> {
     } else {
         notes.push("There is nothing to pay.".to_owned());
     }
+    notes.extend(invoice.left_out.sentence());
     if invoice.lines.iter().any(|line| line.kind == LineKind::Usage && line.proof.is_some()) {
         notes.push("Each quantity of usage can be traced to the requests behind it in the developer portal.".to_owned());
     }

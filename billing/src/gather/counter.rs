@@ -13,8 +13,10 @@ use farebox_core::ids::{SubscriptionId, WorkspaceId};
 use farebox_core::period::Period;
 use farebox_metering::MeteringError;
 use farebox_metering::proof::{self, Proof, Proofs};
-use farebox_metering::usage;
+use farebox_metering::{meters, usage};
 use tokio::sync::OnceCell;
+
+use crate::left_out::{self, LeftOut};
 
 pub struct Counter<'a> {
     pub app: &'a App,
@@ -22,11 +24,21 @@ pub struct Counter<'a> {
     states: Once<Period, String>,
     proofs: Once<(String, Period), Arc<Proofs>>,
     totals: Once<(String, Period), Arc<HashMap<String, BigDecimal>>>,
+    follow_rule: Once<String, bool>,
+    left_out: Once<Period, Arc<HashMap<String, LeftOut>>>,
 }
 
 impl<'a> Counter<'a> {
     pub fn new(app: &'a App, ws: &'a WorkspaceId) -> Self {
-        Self { app, ws, states: Once::default(), proofs: Once::default(), totals: Once::default() }
+        Self {
+            app,
+            ws,
+            states: Once::default(),
+            proofs: Once::default(),
+            totals: Once::default(),
+            follow_rule: Once::default(),
+            left_out: Once::default(),
+        }
     }
 
     pub async fn state(&self, period: Period) -> Result<String, MeteringError> {
@@ -44,6 +56,21 @@ impl<'a> Counter<'a> {
         let ask = async || Ok(Arc::new(usage::totals(self.app, self.ws, meter, period).await?));
         let totals = self.totals.of((meter.to_owned(), period), ask).await?;
         Ok(totals.get(id.as_str()).cloned().unwrap_or_default())
+    }
+
+    /// Whether the workspace's rule decides which calls a meter counts.
+    pub(super) async fn follows_rule(&self, meter: &str) -> Result<bool, MeteringError> {
+        let ask = async || {
+            let meter = meters::get(&mut *self.app.pg.acquire().await?, self.ws, meter).await?;
+            meter.map_or(Ok(false), |meter| meter.definition.follows_rule())
+        };
+        self.follow_rule.of(meter.to_owned(), ask).await
+    }
+
+    /// Calls of a subscription that the rule leaves out.
+    pub(super) async fn left_out(&self, id: &SubscriptionId, period: Period) -> Result<LeftOut, MeteringError> {
+        let ask = async || Ok(Arc::new(left_out::of_all(self.app, self.ws, period).await?));
+        Ok(self.left_out.of(period, ask).await?.get(id.as_str()).cloned().unwrap_or_default())
     }
 }
 

@@ -29,6 +29,7 @@ pub(crate) use counter::Counter;
 pub(crate) use late::{Counted, Late, corrections, note, with_corrections};
 pub(crate) use records::Records;
 
+use crate::left_out::LeftOut;
 use crate::rating::cycle::{self, BilledFee, Cycle, CycleLine, FOREVER, Part, Source, UsedKey};
 use crate::rating::difference::{Continued, less_billed};
 use crate::rating::plan::Terms;
@@ -85,6 +86,8 @@ pub struct Gathered {
     pub counted: Vec<Counted>,
     /// What is taken of prepaid units, and for whose usage.
     pub units: Vec<(SubscriptionId, Taken)>,
+    /// Calls of the period that are in no line.
+    pub left_out: LeftOut,
 }
 
 /// The whole invoice of a period.
@@ -111,7 +114,18 @@ pub async fn gather(
     lines.extend(usage(records, workspace, subscription, &cycle, &counted)?);
     lines.extend(sla::lines(counter, subscription, &cycle, &counted.used, counting).await?);
     lines.extend(corrections);
-    Ok(gathered(subscription, &cycle, lines, noted, units))
+    let left_out = left_out(counter, subscription, &cycle).await?;
+    Ok(Gathered { left_out, ..gathered(subscription, &cycle, lines, noted, units) })
+}
+
+/// Nothing where no price follows the rule: there each call is in a line, or is of no meter at all.
+async fn left_out(counter: &Counter<'_>, subscription: &Subscription, cycle: &Cycle<'_>) -> Result<LeftOut, BillingError> {
+    for wanted in cycle::wanted(cycle)? {
+        if counter.follows_rule(&wanted.meter).await? {
+            return Ok(counter.left_out(&subscription.id, cycle.period).await?);
+        }
+    }
+    Ok(LeftOut::default())
 }
 
 /// Covers what was counted with prepaid units, as far as there are.
@@ -166,7 +180,7 @@ fn gathered(
     let terms = last.and_then(|part| cycle.plans.get(&part.source)).map(|plan| plan.terms.clone()).unwrap_or_default();
     let in_force = subscription.phases.iter().filter(|phase| phase.is_in_force_in(cycle.period));
     let plans = in_force.map(|phase| phase.plan.clone()).collect();
-    Gathered { currency: cycle.currency, lines, terms, plans, counted, units }
+    Gathered { currency: cycle.currency, lines, terms, plans, counted, units, left_out: LeftOut::default() }
 }
 
 /// The usage lines of a period, less what earlier invoices have of it.

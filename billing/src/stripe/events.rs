@@ -14,11 +14,10 @@ use stripe_client_core::StripeRequest;
 use tokio_util::sync::CancellationToken;
 
 use super::bill::INVOICE_KEY;
-use super::checkout;
 use super::error::StripeError;
 use super::verdict::backoff;
 use super::view::Invoice;
-use super::{settings, state};
+use super::{checkout, customers, settings, state};
 use crate::credit_notes;
 use crate::reversals::{disputes, refunds};
 
@@ -27,13 +26,17 @@ const LEASE: TimeDelta = TimeDelta::seconds(60);
 const LOOK_EVERY: Duration = Duration::from_millis(300);
 const MOST_ATTEMPTS: i32 = 20;
 
-/// What we listen for. Not `invoice.finalized`: that is our own doing, and recorded by the push.
-pub const KINDS: [&str; 18] = [
+/// What we listen for. Not what is our own doing and recorded by the push (`invoice.created`, `finalized`), and nothing that
+/// comes beside another that says as much: `invoice.updated` with every change, `invoice.overpaid` and `invoice_payment.paid`
+/// beside `invoice.paid`, `charge.refunded` beside `refund.created`. What is overdue is told by our own clock.
+pub const KINDS: [&str; 20] = [
     "invoice.paid",
     "invoice.payment_failed",
     "invoice.payment_action_required",
     "invoice.voided",
     "invoice.marked_uncollectible",
+    "customer.updated",
+    "customer.deleted",
     "checkout.session.completed",
     "setup_intent.succeeded",
     "payment_method.attached",
@@ -74,6 +77,7 @@ struct Object {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum About {
     Invoice,
+    Customer,
     Checkout,
     SetupIntent,
     PaymentMethod,
@@ -88,6 +92,7 @@ fn about(kind: &str) -> Option<About> {
     }
     match kind.split('.').next() {
         Some("invoice") => Some(About::Invoice),
+        Some("customer") => Some(About::Customer),
         Some("checkout") => Some(About::Checkout),
         Some("setup_intent") => Some(About::SetupIntent),
         Some("payment_method") => Some(About::PaymentMethod),
@@ -231,6 +236,7 @@ async fn apply(app: &App, workspace: &WorkspaceId, about: About, object: &str) -
             tx.commit().await?;
             Ok(())
         }
+        About::Customer => customers::apply(app, &stripe, workspace, object).await,
         About::Checkout => checkout::complete_setup(app, workspace, object).await.map(drop),
         About::SetupIntent => checkout::apply_setup_intent(app, &stripe, workspace, object).await,
         About::PaymentMethod => checkout::apply_attached(app, &stripe, workspace, object).await,

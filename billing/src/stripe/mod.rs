@@ -1,7 +1,7 @@
 //! Stripe collects what Farebox bills.
 //!
 //! A workspace gives its keys ([`settings`], sealed by [`farebox_core::seal`]). From then on every issued invoice with an amount to
-//! collect is pushed by [`workers`]: [`customers`] makes the consumer a customer there, [`push`] creates a draft, adds all
+//! collect is pushed by [`workers`]: [`customers`] makes the consumer a customer there and keeps it so ([`details`]), [`push`] creates a draft, adds all
 //! lines at once ([`bill`], in the units of [`currency`]), compares the totals ([`compare`]), and finalises it only when
 //! they are equal. Each request is first stored with its bytes and key and then sent through the [`client`] ([`outbox`]);
 //! what an answer means is decided in [`verdict`]. So one invoice of ours is one invoice there, whatever crashes.
@@ -17,6 +17,7 @@ pub mod client;
 pub mod compare;
 pub mod currency;
 pub mod customers;
+mod details;
 pub mod endpoint;
 pub mod error;
 pub mod events;

@@ -90,6 +90,11 @@ pub enum Sent {
 }
 
 impl Stored {
+    /// Whether its bytes begin with these.
+    pub fn says(&self, form: &str) -> bool {
+        self.body.starts_with(form.as_bytes())
+    }
+
     /// Sends the stored bytes. An error is worth the same bytes again later.
     pub async fn send(&self, pg: &PgPool, stripe: &Stripe) -> Result<Sent, StripeError> {
         if self.done {
@@ -195,6 +200,19 @@ pub async fn renew(pg: &PgPool, spent: &Stored) -> Result<Stored, StripeError> {
 /// Forgets a request that Stripe refused, so that the step can be built anew.
 pub async fn abandon(pg: &PgPool, id: i64) -> Result<(), sqlx::Error> {
     sqlx::query!("UPDATE stripe_requests SET state = 'abandoned' WHERE id = $1 AND state = 'open'", id).execute(pg).await?;
+    Ok(())
+}
+
+/// Forgets a request whose effect is gone at Stripe, so that the step is taken again.
+pub async fn forget(conn: &mut PgConnection, workspace: &WorkspaceId, subject: &str, step: Step) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "UPDATE stripe_requests SET state = 'abandoned' WHERE workspace_id = $1 AND subject = $2 AND step = $3",
+        workspace.as_str(),
+        subject,
+        step.as_str()
+    )
+    .execute(conn)
+    .await?;
     Ok(())
 }
 

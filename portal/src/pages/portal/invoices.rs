@@ -34,6 +34,8 @@ pub struct Next {
     pub amount: String,
     pub note: String,
     pub lines: Vec<Line>,
+    /// What is not billed.
+    pub left_out: Option<String>,
 }
 
 /// A line: the amount, its sentence, and what it opens to.
@@ -58,6 +60,8 @@ pub struct Proof {
 #[derive(Debug, Clone)]
 pub struct InvoiceView {
     pub lines: Vec<Line>,
+    /// What is not billed.
+    pub left_out: Option<String>,
     pub verify: Option<Code>,
     pub sealed: Facts,
     pub total: String,
@@ -158,6 +162,7 @@ pub async fn gathering(portal: &Portal, ctx: &Ctx, agreement: &account::Agreemen
     let preview = farebox_billing::preview::preview(&portal.app, &ctx.workspace.id, &agreement.subscription.id).await?;
     let so_far = before_tax(&preview)?;
     let before = if so_far == preview.subtotal { "Before tax." } else { "Before tax, and before credits that are used after it." };
+    let left_out = preview.left_out.sentence();
     let lines = preview.lines.into_iter().map(|line| {
         let left = line.amount.minor - line.discount.minor - line.credit.minor;
         Line {
@@ -172,6 +177,7 @@ pub async fn gathering(portal: &Portal, ctx: &Ctx, agreement: &account::Agreemen
         amount: format::money(so_far),
         note: format!("{before} It is issued after {}, when all usage has arrived.", format::instant(preview.period.end, ctx.tz())),
         lines: lines.collect(),
+        left_out,
     })
 }
 
@@ -250,6 +256,7 @@ pub fn list_row(invoice: &Invoice) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use farebox_billing::left_out::LeftOut;
     use farebox_billing::preview::PreviewLine;
     use farebox_core::ids::SubscriptionId;
     use farebox_core::period::Period;
@@ -277,6 +284,7 @@ mod tests {
             as_of: at,
             currency: usd(0).currency,
             lines,
+            left_out: LeftOut::default(),
             credits: Vec::new(),
             units: Vec::new(),
             subtotal: usd(subtotal),
