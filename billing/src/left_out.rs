@@ -61,7 +61,8 @@ pub(crate) async fn of_all(app: &App, ws: &WorkspaceId, period: Period) -> Resul
     if period.is_empty() {
         return Ok(found);
     }
-    let mut asked = UsageQuery::new(ws, "calls", period).by(Dimension::Subscription).by(Dimension::Reason).only(Dimension::Counted, "false");
+    let mut asked =
+        UsageQuery::new(ws, "calls", period).by(Dimension::Subscription).by(Dimension::Reason).only(Dimension::Counted, "false");
     loop {
         let answer = usage::query(app, &asked).await?;
         asked.offset += answer.rows.len();

@@ -1,4 +1,4 @@
-//! What finance types: rate, close, credit, audit.
+//! What finance types: rate, close, credit.
 
 use std::path::PathBuf;
 
@@ -24,30 +24,6 @@ pub struct Rate {
     change: Option<PathBuf>,
 }
 
-#[derive(Debug, clap::Subcommand)]
-pub enum Audit {
-    /// Derive every line of an invoice again and compare.
-    Invoice {
-        /// Its number or id.
-        invoice: String,
-    },
-    /// By source and hour: produced = stored = rolled up = queried.
-    Pipeline {
-        /// RFC 3339 time or date; 24 hours before `to` unless given.
-        #[arg(long)]
-        from: Option<String>,
-        /// Not included; the last full hour's end unless given.
-        #[arg(long)]
-        to: Option<String>,
-    },
-    /// A month: its pipeline, and every invoice of it.
-    Period {
-        /// Such as 2026-10.
-        #[arg(long)]
-        period: String,
-    },
-}
-
 #[derive(Debug, clap::Args)]
 pub struct Close {
     /// A month, such as 2026-10.
@@ -56,6 +32,9 @@ pub struct Close {
     /// Only say what would be issued; nothing is stored.
     #[arg(long)]
     rehearse: bool,
+    /// All of the answer, as JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -73,8 +52,8 @@ pub struct Credit {
     /// Void this credit note (number or id) instead, while its invoice is open.
     #[arg(long, value_name = "CREDIT_NOTE", conflicts_with_all = ["invoice", "lines", "to", "reason", "memo"])]
     void: Option<String>,
-    /// A line (id) to take back, or a part of it as `LINE=AMOUNT`; repeatable. Everything that is left of the invoice unless
-    /// given.
+    /// A line to take back, by its name, its number from the top or its id; or a part of it as `LINE=AMOUNT`. Repeatable.
+    /// Everything that is left of the invoice unless given.
     #[arg(long = "line")]
     lines: Vec<String>,
     /// Where the money of a paid invoice goes: refund, balance or out_of_band.
@@ -86,6 +65,9 @@ pub struct Credit {
     /// For the buyer to read.
     #[arg(long)]
     memo: Option<String>,
+    /// The whole note, as JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 pub fn rate(command: &Rate) -> anyhow::Result<()> {
@@ -104,7 +86,54 @@ pub async fn close(instance: &Instance, command: &Close) -> anyhow::Result<()> {
     } else {
         close_period(instance, &command.period).await?
     };
-    print_json(&answer)
+    if command.json {
+        print_json(&answer)?;
+    } else {
+        say!("{}", if command.rehearse { rehearsed(&answer, &command.period) } else { closed(&answer, &command.period) });
+    }
+    match answer["problems"].as_array().map_or(0, Vec::len) {
+        0 => Ok(()),
+        n => bail!("{n} of the subscriptions cannot be closed; each is named above. Repair them and close again"),
+    }
+}
+
+fn closed(report: &Value, period: &str) -> String {
+    let mut lines = vec![format!("{period}: {} issued now, {} in all.", invoices(&report["issued"]), report["invoices"])];
+    for total in each(report, "totals") {
+        lines.push(format!("  {} {:>16}, of which {} paid", text(total, "currency"), text(total, "total"), text(total, "paid")));
+    }
+    lines.extend(problems(report));
+    lines.join("\n")
+}
+
+fn rehearsed(report: &Value, period: &str) -> String {
+    let mut lines = vec![format!("{period}: {} would be issued; nothing is stored.", invoices(&report["invoices"]))];
+    if report["already"] != json!(0) {
+        let are = if report["already"] == json!(1) { "is" } else { "are" };
+        lines.push(format!(
+            "{} of the month {are} there already; a rehearsal says nothing of what is invoiced.",
+            invoices(&report["already"])
+        ));
+    }
+    lines.extend(each(report, "totals").map(|total| format!("  {} {:>16}", text(total, "currency"), text(total, "total"))));
+    lines.extend(problems(report));
+    lines.join("\n")
+}
+
+fn problems(report: &Value) -> Vec<String> {
+    each(report, "problems").map(|problem| format!("NOT CLOSED  {}: {}", text(problem, "subscription"), text(problem, "detail"))).collect()
+}
+
+fn invoices(count: &Value) -> String {
+    if *count == json!(1) { "1 invoice".to_owned() } else { format!("{count} invoices") }
+}
+
+fn each<'a>(value: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> {
+    value[name].as_array().into_iter().flatten()
+}
+
+fn text<'a>(value: &'a Value, name: &str) -> &'a str {
+    value[name].as_str().unwrap_or("-")
 }
 
 /// The clock of a workspace in test mode.
@@ -129,136 +158,120 @@ fn seconds(text: &str) -> anyhow::Result<u64> {
 }
 
 pub async fn credit(instance: &Instance, command: &Credit) -> anyhow::Result<()> {
+    let show = |note: &Value| {
+        if command.json {
+            return print_json(note);
+        }
+        say!("{}", credited(note));
+        Ok(())
+    };
     if let Some(note) = &command.void {
         let voided = instance.json(instance.request(Method::POST, &format!("/api/v1/credit-notes/{}/void", encoded(note)))).await?;
-        return print_json(&voided);
+        return show(&voided);
     }
-    let line = |text: &String| match text.split_once('=') {
-        Some((line, amount)) => json!({ "line": line, "amount": amount }),
-        None => json!({ "line": text }),
-    };
-    let lines: Vec<_> = command.lines.iter().map(line).collect();
+    let path = format!("/api/v1/invoices/{}", encoded(command.invoice.as_deref().unwrap_or_default()));
+    let mut lines = Vec::new();
+    if !command.lines.is_empty() {
+        let invoice = instance.get(&path).await?;
+        for wanted in &command.lines {
+            lines.push(line(&invoice, wanted)?);
+        }
+    }
     let body = json!({ "lines": lines, "to": command.to, "reason": command.reason, "memo": command.memo });
-    let path = format!("/api/v1/invoices/{}/credit-notes", encoded(command.invoice.as_deref().unwrap_or_default()));
-    let made = instance.json(instance.request(Method::POST, &path).json(&body)).await?;
-    print_json(&made)
+    let made = instance.json(instance.request(Method::POST, &format!("{path}/credit-notes")).json(&body)).await?;
+    show(&made)
+}
+
+/// `LINE` or `LINE=AMOUNT` as the API takes it.
+fn line(invoice: &Value, wanted: &str) -> anyhow::Result<Value> {
+    let of = |name: &str| {
+        let nth = name.parse::<usize>().ok().and_then(|n| n.checked_sub(1));
+        let lines = each(invoice, "lines").enumerate();
+        let found: Vec<_> = lines.filter(|(n, line)| text(line, "id") == name || text(line, "name") == name || nth == Some(*n)).collect();
+        match &found[..] {
+            [(_, one)] => Ok(Some(one["id"].clone())),
+            [] => Ok(None),
+            several => {
+                let numbers: Vec<_> = several.iter().map(|(n, line)| format!("{} ({})", n + 1, text(line, "amount"))).collect();
+                bail!("`{name}` names several lines; say which by its number: {}", numbers.join(", "))
+            }
+        }
+    };
+    // A name may have `=` in it.
+    if let Some(whole) = of(wanted)? {
+        return Ok(json!({ "line": whole }));
+    }
+    if let Some((name, amount)) = wanted.rsplit_once('=')
+        && let Some(part) = of(name)?
+    {
+        return Ok(json!({ "line": part, "amount": amount }));
+    }
+    let names: Vec<_> = each(invoice, "lines").enumerate().map(|(n, line)| format!("{} {}", n + 1, text(line, "name"))).collect();
+    bail!("the invoice has no line `{wanted}`; it has {}", names.join(", "))
+}
+
+fn credited(note: &Value) -> String {
+    let state = match text(note, "state") {
+        "pending" => "waits for Stripe".to_owned(),
+        "issued" => match text(note, "settles") {
+            "open" => "so much less is to be paid".to_owned(),
+            "refund" => "paid back to the payment method".to_owned(),
+            "balance" => "kept as a balance for the next invoices".to_owned(),
+            _ => "paid back out of band".to_owned(),
+        },
+        other => other.to_owned(),
+    };
+    let name = note["number"].as_str().unwrap_or_else(|| text(note, "id"));
+    let mut lines = vec![format!(
+        "Credit note {name} of invoice {}: {} {}, {state}.",
+        text(note, "invoice_number"),
+        text(note, "currency"),
+        text(note, "total")
+    )];
+    lines.extend(
+        each(note, "lines").map(|line| format!("  {:<40} {:>14}  tax {:>10}", text(line, "name"), text(line, "net"), text(line, "tax"))),
+    );
+    lines.extend(note["error"].as_str().map(|error| format!("  {error}")));
+    lines.join("\n")
 }
 
 pub async fn close_period(instance: &Instance, period: &str) -> anyhow::Result<Value> {
     instance.json(instance.request(Method::POST, "/api/v1/close").json(&json!({ "period": period }))).await
 }
 
-pub async fn audit(instance: &Instance, command: Audit) -> anyhow::Result<()> {
-    match command {
-        Audit::Invoice { invoice } => {
-            let report = instance.get(&format!("/api/v1/invoices/{}/audit", encoded(&invoice))).await?;
-            print_json(&report)?;
-            if report["equal"] != json!(true) {
-                bail!("invoice {invoice} differs from what its events give today; the differences are named above");
-            }
-            Ok(())
-        }
-        Audit::Pipeline { from, to } => {
-            let given: Vec<_> = [("from", from), ("to", to)].into_iter().filter_map(|(name, at)| Some(format!("{name}={}", at?))).collect();
-            let report = instance.get(&format!("/api/v1/audit/pipeline?{}", given.join("&"))).await?;
-            say!("{}", pipeline_table(&report));
-            if report["equal"] == json!(true) { Ok(()) } else { bail!("the pipeline does not add up; the differences are named above") }
-        }
-        Audit::Period { period } => audit_period(instance, &period).await,
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// The pipeline's month, in parts that an audit takes, and every invoice of it.
-async fn audit_period(instance: &Instance, period: &str) -> anyhow::Result<()> {
-    let first: chrono::NaiveDate = format!("{period}-01").parse().with_context(|| format!("`{period}` is not a month such as 2026-10"))?;
-    let next = first.checked_add_months(chrono::Months::new(1)).context("a date out of range")?;
-    let (mut differing, mut day) = (0, first);
-    while day < next {
-        let end = next.min(day + chrono::Days::new(10));
-        let report = instance.get(&format!("/api/v1/audit/pipeline?from={day}&to={end}")).await?;
-        say!("{}", pipeline_line(day, end, &report));
-        differing += usize::from(report["equal"] != json!(true));
-        day = end;
+    #[test]
+    fn a_line_is_named_by_name_number_or_id() {
+        let invoice = json!({ "lines": [
+            { "id": "line_a", "name": "Platform", "amount": "49.00" },
+            { "id": "line_b", "name": "Platform", "amount": "-25.29" },
+            { "id": "line_c", "name": "Calls, a=b", "amount": "12.50" },
+        ] });
+        let named = |wanted: &str| line(&invoice, wanted).map_err(|error| error.to_string());
+        assert_eq!(named("line_b"), Ok(json!({ "line": "line_b" })));
+        assert_eq!(named("2=5.00"), Ok(json!({ "line": "line_b", "amount": "5.00" })));
+        assert_eq!(named("Calls, a=b"), Ok(json!({ "line": "line_c" })));
+        assert_eq!(named("Calls, a=b=1.5"), Ok(json!({ "line": "line_c", "amount": "1.5" })));
+        assert_eq!(named("Platform"), Err("`Platform` names several lines; say which by its number: 1 (49.00), 2 (-25.29)".to_owned()));
+        assert_eq!(named("0"), Err("the invoice has no line `0`; it has 1 Platform, 2 Platform, 3 Calls, a=b".to_owned()));
     }
-    let mut cursor = String::new();
-    loop {
-        let page = instance.get(&format!("/api/v1/invoices?limit=500{cursor}")).await?;
-        for invoice in page["data"].as_array().context("the invoices have no `data`")? {
-            // Of the month are the invoices whose period starts in it, by the workspace's calendar: give or take a day in UTC.
-            let start: chrono::DateTime<chrono::Utc> = match invoice["period"]["from"].as_str().map(str::parse) {
-                Some(Ok(start)) => start,
-                _ => continue,
-            };
-            let start = (start + chrono::TimeDelta::hours(14)).date_naive();
-            if start < first || start >= next {
-                continue;
-            }
-            let id = invoice["id"].as_str().context("an invoice has no id")?;
-            let report = instance.get(&format!("/api/v1/invoices/{id}/audit")).await?;
-            let equal = report["equal"] == json!(true);
-            say!("invoice {}: {}", invoice["number"].as_str().unwrap_or(id), if equal { "equal" } else { "differs" });
-            if !equal {
-                print_json(&report)?;
-            }
-            differing += usize::from(!equal);
-        }
-        match page["next_cursor"].as_str() {
-            Some(next) => cursor = format!("&cursor={next}"),
-            None => break,
-        }
-    }
-    if differing == 0 { Ok(()) } else { bail!("{differing} parts of {period} do not add up; each is named above") }
-}
 
-/// Some days as a line, then what differs.
-fn pipeline_line(from: chrono::NaiveDate, to: chrono::NaiveDate, report: &Value) -> String {
-    let sum = |of: &str, name: &str| report[of].as_array().into_iter().flatten().filter_map(|row| row[name].as_u64()).sum::<u64>();
-    let unseen = report["places"].as_array().into_iter().flatten().filter(|place| place["produced"].is_null()).count();
-    let produced = if unseen == 0 { format!("{} produced, ", sum("places", "produced")) } else { "no longer in Kafka, ".to_owned() };
-    let last = to.pred_opt().unwrap_or(to);
-    let mut line = format!(
-        "{from} to {last}: {produced}{} stored, {} stand, {} queried",
-        sum("places", "stored"),
-        sum("hours", "stored"),
-        sum("hours", "queried")
-    );
-    line += if report["equal"] == json!(true) { ": adds up" } else { ": DIFFERS" };
-    for difference in report["differences"].as_array().into_iter().flatten() {
-        line += &format!("\n  DIFFERS  {}", difference.as_str().unwrap_or_default());
+    #[test]
+    fn a_close_is_told_in_a_few_lines() {
+        let report = json!({ "issued": 1, "invoices": 3, "totals": [{ "currency": "EUR", "total": "1234.50", "paid": "49.00" }],
+            "problems": [{ "subscription": "sub_1", "detail": "the plan has no price in JPY" }] });
+        insta::assert_snapshot!(closed(&report, "2026-10"), @r"
+        2026-10: 1 invoice issued now, 3 in all.
+          EUR          1234.50, of which 49.00 paid
+        NOT CLOSED  sub_1: the plan has no price in JPY
+        ");
+        let rehearsal = json!({ "invoices": 0, "already": 3, "totals": [], "problems": [] });
+        insta::assert_snapshot!(rehearsed(&rehearsal, "2026-10"), @r"
+        2026-10: 0 invoices would be issued; nothing is stored.
+        3 invoices of the month are there already; a rehearsal says nothing of what is invoiced.
+        ");
     }
-    line
-}
-
-/// Places and hours as lines, then what differs.
-fn pipeline_table(report: &Value) -> String {
-    let text =
-        |value: &Value| value.as_str().map_or_else(|| if value.is_null() { "-".to_owned() } else { value.to_string() }, str::to_owned);
-    let mut lines = vec![format!("{:<24} {:<22} {:>10} {:>10} {:>10}", "source", "hour", "messages", "produced", "stored")];
-    for place in report["places"].as_array().into_iter().flatten() {
-        let [source, hour, messages, produced, stored] =
-            ["source", "hour", "messages", "produced", "stored"].map(|name| text(&place[name]));
-        lines.push(format!("{source:<24} {hour:<22} {messages:>10} {produced:>10} {stored:>10}"));
-    }
-    let hours = report["hours"].as_array().map(Vec::as_slice).unwrap_or_default();
-    // What a rollup has, and what is read from events until it has them.
-    let rollups: Vec<&String> =
-        hours.first().and_then(|hour| hour["rolled_up"].as_object()).into_iter().flatten().map(|(name, _)| name).collect();
-    let names: String = rollups.iter().map(|name| format!(" {name:>18}")).collect();
-    lines.push(format!("\n{:<22} {:>10} {:>10}{names} {:>10}", "hour", "stands", "corrected", "queried"));
-    for hour in hours {
-        let [at, stored, corrected, queried] = ["hour", "stored", "corrected", "queried"].map(|name| text(&hour[name]));
-        let rolled = rollups.iter().map(|name| match (text(&hour["rolled_up"][*name]), hour["not_yet"][*name].as_u64()) {
-            (n, None | Some(0)) => format!(" {n:>18}"),
-            (n, Some(more)) => format!(" {:>18}", format!("{n} + {more} raw")),
-        });
-        lines.push(format!("{at:<22} {stored:>10} {corrected:>10}{} {queried:>10}", rolled.collect::<String>()));
-    }
-    lines.push(String::new());
-    for difference in report["differences"].as_array().into_iter().flatten() {
-        lines.push(format!("DIFFERS  {}", text(difference)));
-    }
-    if report["equal"] == json!(true) {
-        lines.push("Everything adds up.".to_owned());
-    }
-    lines.join("\n")
 }

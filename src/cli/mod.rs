@@ -1,5 +1,6 @@
 //! The commands. Exit codes: 0 done, 1 failed, 2 usage.
 
+mod audit;
 mod backfill;
 pub mod catalog;
 pub mod closing;
@@ -73,7 +74,7 @@ enum Command {
     WhatIf(what_if::WhatIf),
     /// Derive numbers again from the raw events and name every difference.
     #[command(subcommand)]
-    Audit(closing::Audit),
+    Audit(audit::Audit),
     /// Void or amend events, by id or by filter; first tells what would change, in units and money.
     Correct(correct::Correct),
     /// How long raw events are kept; with an option, from now on.
@@ -161,7 +162,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Replay(command) => letters::replay(&find.instance()?, &command).await,
         Command::Rate(command) => closing::rate(&command),
         Command::WhatIf(command) => what_if::run(&find.instance()?, &command).await,
-        Command::Audit(command) => closing::audit(&find.instance()?, command).await,
+        Command::Audit(command) => audit::audit(&find.instance()?, command).await,
         Command::Correct(command) => correct::run(&find.instance()?, &command).await,
         Command::Retention(command) => events::retention(&find.instance()?, &command).await,
         Command::Erase(command) => events::erase(&find.instance()?, &command).await,

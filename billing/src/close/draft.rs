@@ -112,7 +112,8 @@ async fn assemble_all<'a>(
         gathered.lines.extend(taken.iter().map(|left| left.line(document.period)));
         match assemble(&accounts, workspace, &parts, consumer, gathered) {
             Ok(assembled) => {
-                let draft = Draft { id: InvoiceId::new(), parts, consolidated, consumer, document, terms, assembled, taken, units, left_out };
+                let draft =
+                    Draft { id: InvoiceId::new(), parts, consolidated, consumer, document, terms, assembled, taken, units, left_out };
                 results.extend(draft.parts.iter().map(|part| (part.subscription.id.clone(), Ok(Some(draft.id.clone())))));
                 drafts.push(draft);
             }

@@ -157,6 +157,8 @@ async fn opened(app: &App, workspace: &Workspace, period: Period, until: DateTim
 pub struct Rehearsal {
     /// Of each subscription the next that is open: earlier months come first.
     pub invoices: usize,
+    /// Invoices of the month that there are already: not in the totals.
+    pub already: i64,
     /// By currency, tax included.
     pub totals: Vec<RehearsedTotal>,
     /// What could not be closed, and why.
@@ -178,7 +180,8 @@ pub async fn rehearse(app: &App, ws: &WorkspaceId, period: Period) -> Result<Reh
     let counter = Counter::new(app, ws);
     let run = Run { app, workspace: &workspace, counter: &counter, until: period.end };
     let mut work = futures::stream::iter(batches(open)).map(|batch| rehearse_batch(&run, batch)).buffer_unordered(AT_ONCE);
-    let mut rehearsal = Rehearsal { invoices: 0, totals: Vec::new(), problems: Vec::new() };
+    let already = report::issued(&mut *app.pg.acquire().await?, ws, period).await?;
+    let mut rehearsal = Rehearsal { invoices: 0, already, totals: Vec::new(), problems: Vec::new() };
     while let Some(result) = work.next().await {
         let (results, totals) = result?;
         rehearsal.invoices += totals.len();

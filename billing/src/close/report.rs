@@ -98,6 +98,19 @@ impl CloseReport {
     }
 }
 
+/// Invoices of periods that ended in this one.
+pub(super) async fn issued(conn: &mut PgConnection, ws: &WorkspaceId, period: Period) -> Result<i64, BillingError> {
+    Ok(sqlx::query_scalar!(
+        r#"SELECT count(*) AS "invoices!" FROM invoices
+           WHERE workspace_id = $1 AND period_end > $2 AND period_end <= $3 AND state <> 'draft'"#,
+        ws.as_str(),
+        period.start,
+        period.end
+    )
+    .fetch_one(conn)
+    .await?)
+}
+
 /// Amounts that fit may add up to one that does not.
 fn in_minor(sum: &BigDecimal, currency: Currency) -> Result<Money, MoneyError> {
     sum.to_i64().map(|minor| Money::new(minor, currency)).ok_or(MoneyError::Overflow(currency))

@@ -193,7 +193,12 @@ async fn make_default(stripe: &Stripe, customer: &str, method: &str) -> Result<(
     stripe.post::<serde::de::IgnoredAny>(&format!("/customers/{customer}"), &form).await.map(drop)
 }
 
-pub(super) async fn remember(conn: &mut PgConnection, workspace: &WorkspaceId, customer: &str, method: Option<&str>) -> Result<(), sqlx::Error> {
+pub(super) async fn remember(
+    conn: &mut PgConnection,
+    workspace: &WorkspaceId,
+    customer: &str,
+    method: Option<&str>,
+) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "UPDATE stripe_customers SET payment_method = $3 WHERE workspace_id = $1 AND stripe_id = $2",
         workspace.as_str(),
