@@ -15,8 +15,7 @@ use farebox_core::ids::{ConsumerId, PlanVersionId, SubscriptionId, WorkspaceId};
 use farebox_core::money::BigDecimal;
 use farebox_core::period::Period;
 use farebox_metering::block::Block;
-use farebox_metering::store;
-use farebox_metering::timelines;
+use farebox_metering::{recompute, store, timelines};
 use sqlx::PgConnection;
 
 use crate::engines::{self, Bench};
@@ -34,6 +33,9 @@ pub async fn measure(bench: &Bench, count: usize, report: &mut Report) -> anyhow
     let month = last_month()?;
     let (ws, plan) = sell(bench, month).await?;
     populate(bench, &ws, &plan, count, month).await?;
+
+    // As the metering role leaves them.
+    recompute::workspace(&bench.app, &ws).await?;
 
     let straight = straight_loop(&plan.definition, month, count)?;
     let started = Instant::now();

@@ -16,7 +16,7 @@ use crate::left_out::LeftOut;
 use crate::rating::LineKind;
 use crate::rating::lines::Basis;
 use crate::rating::plan::Collect;
-use crate::{BillingError, credits, units};
+use crate::{BillingError, credits, proofs, units};
 
 pub use crate::preview::preview;
 
@@ -356,9 +356,10 @@ async fn with_lines(conn: &mut PgConnection, rows: Vec<Row>) -> Result<Vec<Invoi
     let found = sqlx::query!(
         r#"SELECT l.invoice_id, l.id AS "id: InvoiceLineId", l.position, l.kind, l.name, l.plan_version_id AS "plan_version: PlanVersionId", l.price,
                   l.meter, l.period_start, l.period_end, l.quantity, l.amount_minor, l.tax_name, l.tax_rate, l.tax_inclusive, l.tax_minor,
-                  l.explanation, l.proof, l.add_on_id AS "add_on: AddOnId", l.value, l.basis, l.discount_minor, l.credit_minor,
+                  l.explanation, l.proof, q.query AS "query?", l.add_on_id AS "add_on: AddOnId", l.value, l.basis, l.discount_minor, l.credit_minor,
                   l.adjusts AS "adjusts: InvoiceLineId", l.subscription_id AS "subscription: SubscriptionId", p.label AS "section?"
            FROM invoice_lines l LEFT JOIN invoice_parts p ON p.invoice_id = l.invoice_id AND p.subscription_id = l.subscription_id
+           LEFT JOIN proof_queries q ON q.id = l.proof_query
            WHERE l.invoice_id = ANY($1) ORDER BY l.invoice_id, l.position"#,
         &ids
     )
@@ -413,7 +414,7 @@ async fn with_lines(conn: &mut PgConnection, rows: Vec<Row>) -> Result<Vec<Invoi
                 credit: Money::new(line.credit_minor, currency),
                 tax,
                 explanation: line.explanation,
-                proof: line.proof,
+                proof: line.proof.map(|own| proofs::unsealed(own, line.query)),
             });
         }
         let used = credits.remove(row.id.as_str()).unwrap_or_default();

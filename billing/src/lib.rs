@@ -42,6 +42,7 @@ pub mod margin;
 pub mod overdue;
 pub mod plans;
 pub mod preview;
+mod proofs;
 pub mod rating;
 pub mod reconcile;
 pub mod revenue;

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::mask::hashed_query;
@@ -52,7 +52,7 @@ impl<'a> Object<'a> {
     }
 
     fn parse(text: &'a str, pointer: String) -> Result<Self, Rejection> {
-        let members = serde_json::from_str::<Members>(text).map_err(|error| {
+        let members = members(text).map_err(|error| {
             // `[` is no array either: what is no JSON at all is told as such.
             if !error.is_data() || serde_json::from_str::<&RawValue>(text).is_err() {
                 return Rejection::new(Reason::InvalidJson, &pointer, format!("The event is not valid JSON: {error}."));
@@ -62,7 +62,7 @@ impl<'a> Object<'a> {
             }
             Rejection::wrong_type(&pointer, "an object")
         })?;
-        let object = Self { pointer, members: members.0 };
+        let object = Self { pointer, members };
         match object.duplicate() {
             None => Ok(object),
             Some(key) => {
@@ -205,27 +205,39 @@ pub fn escape(key: &str) -> Cow<'_, str> {
     if key.contains(['~', '/']) { Cow::Owned(key.replace('~', "~0").replace('/', "~1")) } else { Cow::Borrowed(key) }
 }
 
-struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
-
-impl<'de> Deserialize<'de> for Members<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visit;
-        impl<'de> Visitor<'de> for Visit {
-            type Value = Members<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("an object")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
-                let mut members = Vec::with_capacity(24);
-                while let Some((Key(key), raw)) = map.next_entry::<Key<'de>, &'de RawValue>()? {
-                    members.push((key, raw));
-                }
-                Ok(Members(members))
-            }
-        }
-        deserializer.deserialize_map(Visit)
+/// What an object of this text has, in order.
+fn members(text: &str) -> serde_json::Result<Vec<(Cow<'_, str>, &RawValue)>> {
+    struct Members {
+        /// About how many there are.
+        capacity: usize,
     }
+    impl<'de> DeserializeSeed<'de> for Members {
+        type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
+        fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+            deserializer.deserialize_map(self)
+        }
+    }
+    impl<'de> Visitor<'de> for Members {
+        type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
+        fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+            f.write_str("an object")
+        }
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut members = Vec::with_capacity(self.capacity);
+            while let Some((Key(key), raw)) = map.next_entry::<Key<'de>, &'de RawValue>()? {
+                members.push((key, raw));
+            }
+            Ok(members)
+        }
+    }
+    let mut json = serde_json::Deserializer::from_str(text);
+    let members = Members { capacity: (text.len() / MEMBER).min(64) }.deserialize(&mut json)?;
+    json.end()?;
+    Ok(members)
 }
+
+/// Bytes of a member in most logs: what is set aside at once need not grow.
+const MEMBER: usize = 24;
 
 /// Whether nothing is nested beyond [`MAX_DEPTH`]. Counts brackets outside of strings; syntax is not its matter.
 pub fn is_shallow(text: &str) -> bool {
@@ -253,13 +265,18 @@ pub fn is_shallow(text: &str) -> bool {
 }
 
 pub fn text(raw: &RawValue, pointer: impl FnOnce() -> String) -> Result<String, Rejection> {
+    read(raw, pointer).map(Cow::into_owned)
+}
+
+/// A text to look at.
+pub fn read(raw: &RawValue, pointer: impl FnOnce() -> String) -> Result<Cow<'_, str>, Rejection> {
     // It was read as JSON already: without an escape it stands there as it is.
     if let Some(plain) = raw.get().strip_prefix('"').and_then(|rest| rest.strip_suffix('"'))
         && memchr::memchr(b'\\', plain.as_bytes()).is_none()
     {
-        return Ok(plain.to_owned());
+        return Ok(Cow::Borrowed(plain));
     }
-    serde_json::from_str(raw.get()).map_err(|_| Rejection::wrong_type(pointer(), "a string"))
+    serde_json::from_str(raw.get()).map(Cow::Owned).map_err(|_| Rejection::wrong_type(pointer(), "a string"))
 }
 
 /// The number times ten to the `power`, exactly, further digits cut off. Numbers in quotes are read too, because

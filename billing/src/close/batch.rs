@@ -10,7 +10,7 @@ use farebox_core::money::Money;
 use farebox_core::period::Period;
 use farebox_core::workspace::Workspace;
 use farebox_metering::consumers::{self, Consumer};
-use sqlx::PgConnection;
+use sqlx::{PgConnection, Postgres, Transaction};
 
 use super::draft::{self, Document, Sheet};
 use super::{issue, together};
@@ -82,7 +82,7 @@ impl Run<'_> {
 
     /// The drafts, those that a crash left among them; and whom another worker has in hand.
     pub async fn draft_next(&self, ids: &[SubscriptionId], wait: bool) -> Result<(Vec<DraftResult>, Vec<SubscriptionId>), BillingError> {
-        let mut transaction = self.app.pg.begin().await?;
+        let mut transaction = begin(self.app).await?;
         let groups = together::with(&mut transaction, &self.workspace.id, ids, self.until).await?;
         let mut mine: HashSet<_> = take(&mut transaction, &all_of(ids, &groups), wait).await?.into_iter().collect();
         // All of those that are invoiced together, or none.
@@ -108,7 +108,7 @@ impl Run<'_> {
     /// What the next periods would come to, with nothing stored.
     pub async fn rehearse_next(&self, ids: &[SubscriptionId]) -> Result<(Vec<DraftResult>, Vec<Money>), BillingError> {
         // Never committed.
-        let mut transaction = self.app.pg.begin().await?;
+        let mut transaction = begin(self.app).await?;
         let groups = together::with(&mut transaction, &self.workspace.id, ids, self.until).await?;
         let known = Known::load(&mut transaction, self.workspace, &all_of(ids, &groups)).await?;
         let Rated { sheets, mut results, .. } = self.rate(&mut transaction, &known, false).await?;
@@ -221,6 +221,16 @@ impl Run<'_> {
         }
         Ok(Rated { sheets, counted, moved, waiting, results })
     }
+}
+
+/// A transaction whose questions are all for keys, and go by index. The planner is not asked: it knows nothing yet of tables that
+/// fill while a close runs, and where it reads one whole every batch costs more than the one before.
+async fn begin(app: &App) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+    let mut transaction = app.pg.begin().await?;
+    let by_index = "SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off;
+                    SET LOCAL plan_cache_mode = force_custom_plan; SET LOCAL jit = off";
+    sqlx::raw_sql(by_index).execute(&mut *transaction).await?;
+    Ok(transaction)
 }
 
 /// Priced, and not yet stored.

@@ -9,17 +9,20 @@ use farebox_core::money::{BigDecimal, Currency, Money};
 use farebox_core::period::Period;
 use farebox_core::workspace::Workspace;
 use farebox_metering::consumers::Consumer;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use sqlx::PgConnection;
+use sqlx::types::Json;
 
 use super::together;
 use crate::gather::{Accounts, Assembled, Beside, Gathered, GatheredLine, Portion, assemble};
 use crate::left_out::LeftOut;
 use crate::rating::cycle::Source;
+use crate::rating::lines::Basis;
 use crate::rating::plan::Terms;
 use crate::rating::units::Taken;
 use crate::rating::{Line, LineKind, RatedLine};
-use crate::{BillingError, coupons, credits, units};
+use crate::{BillingError, coupons, credits, proofs, units};
 
 /// An invoice to write: what kind of document it is, and for which period.
 #[derive(Debug, Clone, Copy)]
@@ -326,20 +329,22 @@ fn label(part: &Portion<'_>) -> String {
 }
 
 async fn insert_lines(conn: &mut PgConnection, ws: &WorkspaceId, drafts: &[Draft<'_>]) -> Result<(), BillingError> {
+    let proofs = drafts.iter().flat_map(|draft| &draft.assembled.beside).filter_map(|beside| beside.proof.as_ref());
+    proofs::keep(conn, proofs.filter_map(|proof| proof.query.as_ref())).await?;
     let mut rows = Lines::default();
     for draft in drafts {
         for (position, (line, beside)) in (0..).zip(draft.assembled.lines()) {
-            rows.push(&draft.id, position, line, beside)?;
+            rows.push(&draft.id, position, line, beside);
         }
     }
     sqlx::query!(
         "INSERT INTO invoice_lines (workspace_id, id, invoice_id, position, kind, name, plan_version_id, price, meter, period_start, period_end,
-                                    quantity, amount_minor, tax_name, tax_rate, tax_inclusive, tax_minor, explanation, proof, add_on_id, value, basis,
+                                    quantity, amount_minor, tax_name, tax_rate, tax_inclusive, tax_minor, explanation, proof, proof_query, add_on_id, value, basis,
                                     discount_minor, credit_minor, adjusts, adjusts_kind, subscription_id)
          SELECT $1, * FROM unnest($2::text[], $3::text[], $4::integer[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
                                   $10::timestamptz[], $11::timestamptz[], $12::numeric[], $13::bigint[], $14::text[], $15::numeric[], $16::boolean[],
-                                  $17::bigint[], $18::text[], $19::jsonb[], $20::text[], $21::text[], $22::jsonb[], $23::bigint[], $24::bigint[],
-                                  $25::text[], $26::text[], $27::text[])",
+                                  $17::bigint[], $18::text[], $19::jsonb[], $20::text[], $21::text[], $22::text[], $23::jsonb[], $24::bigint[],
+                                  $25::bigint[], $26::text[], $27::text[], $28::text[])",
         ws.as_str(),
         &rows.id,
         &rows.invoice,
@@ -358,10 +363,11 @@ async fn insert_lines(conn: &mut PgConnection, ws: &WorkspaceId, drafts: &[Draft
         &rows.tax_inclusive as &[Option<bool>],
         &rows.tax,
         &rows.explanation,
-        &rows.proof as &[Option<Value>],
+        &rows.proof as &[Option<Json<&RawValue>>],
+        &rows.proof_query as &[Option<String>],
         &rows.add_on as &[Option<String>],
         &rows.value as &[Option<String>],
-        &rows.basis as &[Option<Value>],
+        &rows.basis as &[Option<Json<&Basis>>],
         &rows.discount,
         &rows.credit,
         &rows.adjusts as &[Option<String>],
@@ -375,7 +381,7 @@ async fn insert_lines(conn: &mut PgConnection, ws: &WorkspaceId, drafts: &[Draft
 
 /// Lines by column, as PostgreSQL takes many at once.
 #[derive(Default)]
-struct Lines {
+struct Lines<'a> {
     id: Vec<String>,
     invoice: Vec<String>,
     position: Vec<i32>,
@@ -393,10 +399,11 @@ struct Lines {
     tax_inclusive: Vec<Option<bool>>,
     tax: Vec<i64>,
     explanation: Vec<String>,
-    proof: Vec<Option<Value>>,
+    proof: Vec<Option<Json<&'a RawValue>>>,
+    proof_query: Vec<Option<String>>,
     add_on: Vec<Option<String>>,
     value: Vec<Option<String>>,
-    basis: Vec<Option<Value>>,
+    basis: Vec<Option<Json<&'a Basis>>>,
     discount: Vec<i64>,
     credit: Vec<i64>,
     adjusts: Vec<Option<String>>,
@@ -404,8 +411,8 @@ struct Lines {
     subscription: Vec<Option<String>>,
 }
 
-impl Lines {
-    fn push(&mut self, invoice: &InvoiceId, position: i32, rated: &RatedLine, beside: &Beside) -> Result<(), BillingError> {
+impl<'a> Lines<'a> {
+    fn push(&mut self, invoice: &InvoiceId, position: i32, rated: &'a RatedLine, beside: &'a Beside) {
         let (line, tax) = (&rated.line, rated.tax.as_ref());
         let (version, add_on) = match &beside.source {
             Some(Source::Plan(version)) => (Some(version.to_string()), None),
@@ -429,16 +436,16 @@ impl Lines {
         self.tax_inclusive.push(tax.map(|tax| tax.rate.inclusive));
         self.tax.push(tax.map_or(0, |tax| tax.tax.minor));
         self.explanation.push(line.explanation.clone());
-        self.proof.push(beside.proof.clone());
+        self.proof.push(beside.proof.as_ref().map(|proof| Json(&*proof.own)));
+        self.proof_query.push(beside.proof.as_ref().and_then(|proof| proof.query.as_ref()).map(|query| query.id.to_string()));
         self.add_on.push(add_on);
         self.value.push(line.value.clone());
-        self.basis.push(line.basis.as_ref().map(serde_json::to_value).transpose().map_err(|e| BillingError::unreadable("a line", e))?);
+        self.basis.push(line.basis.as_ref().map(Json));
         self.discount.push(rated.discount.minor);
         self.credit.push(rated.credit.minor);
         self.adjusts.push(beside.adjusts.as_ref().map(ToString::to_string));
         self.adjusts_kind.push(beside.of.map(|kind| kind.as_str().to_owned()));
         self.subscription.push(beside.subscription.as_ref().map(ToString::to_string));
-        Ok(())
     }
 }
 

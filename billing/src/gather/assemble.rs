@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use super::{Accounts, Gathered, GatheredLine};
 use crate::BillingError;
+use crate::proofs::Sealed;
 use crate::rating::LineKind;
 use crate::rating::cycle::Source;
 use crate::rating::invoice::{RatedInvoice, RatedLine, Terms, invoice};
@@ -32,7 +33,7 @@ pub struct Assembled {
 #[derive(Debug, Clone, Default)]
 pub struct Beside {
     pub source: Option<Source>,
-    pub proof: Option<serde_json::Value>,
+    pub proof: Option<Sealed>,
     pub adjusts: Option<InvoiceLineId>,
     pub of: Option<LineKind>,
     /// Whose it is, where the invoice has lines of several.

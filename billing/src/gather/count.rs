@@ -13,6 +13,7 @@ use farebox_metering::{Dimension, derived};
 
 use super::{Counter, Counting};
 use crate::BillingError;
+use crate::proofs::Sealed;
 use crate::rating::cycle::Wanted;
 use crate::rating::plan::{Model, Price};
 use crate::rating::usage::EventTerms;
@@ -22,7 +23,7 @@ use crate::subscriptions::Subscription;
 pub(super) struct Counted {
     pub usage: Usage,
     /// By the value of the dimension that a line is for.
-    pub proofs: BTreeMap<Option<String>, serde_json::Value>,
+    pub proofs: BTreeMap<Option<String>, Sealed>,
 }
 
 pub(super) async fn count(
@@ -39,8 +40,11 @@ pub(super) async fn count(
     if let Some(before) = wanted.before {
         usage.before = usage::total(counter.app, counter.ws, meter, id, before).await?;
     }
-    let sealed = |proof: Proof| serde_json::to_value(&proof).map_err(|e| BillingError::unreadable("a proof", e));
-    let proofs = found.into_iter().map(|(value, proof)| Ok((value, sealed(proof)?))).collect::<Result<_, BillingError>>()?;
+    let mut proofs = BTreeMap::new();
+    for (value, proof) in found {
+        let query = counter.query(&proof.query);
+        proofs.insert(value, Sealed::new(proof, query)?);
+    }
     Ok(Counted { usage, proofs })
 }
 

@@ -17,6 +17,7 @@ use farebox_metering::{meters, usage};
 use tokio::sync::OnceCell;
 
 use crate::left_out::{self, LeftOut};
+use crate::proofs::Query;
 
 pub struct Counter<'a> {
     pub app: &'a App,
@@ -26,6 +27,7 @@ pub struct Counter<'a> {
     totals: Once<(String, Period), Arc<HashMap<String, BigDecimal>>>,
     follow_rule: Once<String, bool>,
     left_out: Once<Period, Arc<HashMap<String, LeftOut>>>,
+    queries: Mutex<HashMap<String, Query>>,
 }
 
 impl<'a> Counter<'a> {
@@ -38,6 +40,7 @@ impl<'a> Counter<'a> {
             totals: Once::default(),
             follow_rule: Once::default(),
             left_out: Once::default(),
+            queries: Mutex::default(),
         }
     }
 
@@ -56,6 +59,15 @@ impl<'a> Counter<'a> {
         let ask = async || Ok(Arc::new(usage::totals(self.app, self.ws, meter, period).await?));
         let totals = self.totals.of((meter.to_owned(), period), ask).await?;
         Ok(totals.get(id.as_str()).cloned().unwrap_or_default())
+    }
+
+    /// A proof's query, hashed once.
+    pub(super) fn query(&self, text: &str) -> Query {
+        let mut known = self.queries.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(query) = known.get(text) {
+            return query.clone();
+        }
+        known.entry(text.to_owned()).or_insert_with(|| Query::new(text)).clone()
     }
 
     /// Whether the workspace's rule decides which calls a meter counts.

@@ -30,6 +30,7 @@ pub(crate) use late::{Counted, Late, corrections, note, with_corrections};
 pub(crate) use records::Records;
 
 use crate::left_out::LeftOut;
+use crate::proofs::Sealed;
 use crate::rating::cycle::{self, BilledFee, Cycle, CycleLine, FOREVER, Part, Source, UsedKey};
 use crate::rating::difference::{Continued, less_billed};
 use crate::rating::plan::Terms;
@@ -61,7 +62,7 @@ pub struct GatheredLine {
     /// None for what is not of a price: carried over from other invoices.
     pub source: Option<Source>,
     pub line: Line,
-    pub proof: Option<serde_json::Value>,
+    pub proof: Option<Sealed>,
     /// The first line that billed what this one corrects or continues.
     pub adjusts: Option<InvoiceLineId>,
     /// Of an adjustment: what kind of line it would have been in its period.
@@ -203,7 +204,7 @@ fn usage(
 
 struct CountedAll {
     used: BTreeMap<UsedKey, Usage>,
-    proofs: BTreeMap<(UsedKey, Option<String>), serde_json::Value>,
+    proofs: BTreeMap<(UsedKey, Option<String>), Sealed>,
 }
 
 impl CountedAll {

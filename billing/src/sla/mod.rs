@@ -20,6 +20,7 @@ pub(crate) use again::audit;
 
 use crate::BillingError;
 use crate::gather::{Counter, Counting, GatheredLine};
+use crate::proofs::Sealed;
 use crate::rating::cycle::{self, Cycle, Source, UsedKey};
 use crate::rating::plan::{Measure, Promise};
 use crate::rating::{Line, LineKind, RatingError, Usage};
@@ -81,8 +82,7 @@ pub(crate) async fn lines(
             let line = line(promise, &values, broken, cost, back, stretch)?;
             let measured = measured.into_iter().filter_map(|(proof, _)| proof).collect();
             let evidence = Evidence { promise: promise.clone(), measured, cost: cost.to_decimal() };
-            let sealed = serde_json::to_value(&evidence).map_err(|e| BillingError::unreadable("evidence", e))?;
-            let proof = (counting == Counting::Proven).then_some(sealed);
+            let proof = if counting == Counting::Proven { Some(Sealed::whole(&evidence)?) } else { None };
             found.push(GatheredLine { source: Some(source.clone()), line, proof, adjusts: None, of: None });
         }
     }

@@ -13,7 +13,7 @@ use farebox_core::event::{AnsweredBy, REQUEST, RequestData};
 use serde_json::value::RawValue;
 
 use super::{Draft, latency, micros, status, without_secret};
-use crate::fields::{Object, escape, text};
+use crate::fields::{Object, escape, read, text};
 use crate::verdict::{Reason, Rejection};
 
 /// Properties of one event, at most, and the longest value.
@@ -28,8 +28,8 @@ pub fn decode(record: &[u8]) -> Result<Draft, Rejection> {
 }
 
 fn draft(event: &Object) -> Result<Draft, Rejection> {
-    let version = event.required_text("specversion")?;
-    if version != "1.0" {
+    let version = event.get("specversion").ok_or_else(|| Rejection::missing("/specversion"))?;
+    if read(version, || "/specversion".to_owned())? != "1.0" {
         return Err(Rejection::new(Reason::UnsupportedSpecversion, "/specversion", "/specversion must be \"1.0\"."));
     }
     let source = event.required_text("source")?;
@@ -49,7 +49,7 @@ fn draft(event: &Object) -> Result<Draft, Rejection> {
 }
 
 fn time(raw: &RawValue) -> Result<DateTime<Utc>, Rejection> {
-    let written = text(raw, || "/time".to_owned())?;
+    let written = read(raw, || "/time".to_owned())?;
     let time = DateTime::parse_from_rfc3339(&written)
         .map_err(|_| Rejection::new(Reason::InvalidTime, "/time", "/time must be RFC 3339, such as 2026-11-21T13:40:35.123Z."))?;
     Ok(micros(time.with_timezone(&Utc)))
@@ -62,20 +62,20 @@ fn request(data: &Object) -> Result<RequestData, Rejection> {
         match key {
             "api" => request.api = text(raw, at)?,
             "api_version" => request.api_version = text(raw, at)?,
-            "route" => api_path::without_query(&text(raw, at)?).clone_into(&mut request.route),
-            "method" => request.method = text(raw, at)?.to_ascii_uppercase(),
+            "route" => api_path::without_query(&read(raw, at)?).clone_into(&mut request.route),
+            "method" => request.method = read(raw, at)?.to_ascii_uppercase(),
             "status" => request.status = status(number(raw, at)?, at)?,
             "latency_us" => request.latency_us = latency(number(raw, at)?),
             "request_bytes" => request.request_bytes = number(raw, at)?,
             "response_bytes" => request.response_bytes = number(raw, at)?,
             "cached" => request.cached = serde_json::from_str(raw.get()).map_err(|_| Rejection::wrong_type(at(), "true or false"))?,
-            "answered_by" => request.answered_by = answered_by(&text(raw, at)?, at)?,
+            "answered_by" => request.answered_by = answered_by(&read(raw, at)?, at)?,
             "decision" => request.decision = text(raw, at)?,
             "credential" => request.credential = without_secret(text(raw, at)?),
             "environment" => request.environment = text(raw, at)?,
             "gateway" => request.gateway = text(raw, at)?,
-            "client_country" => request.client_country = country(&text(raw, at)?, at)?,
-            "marker" => request.marker = marker(&text(raw, at)?, at)?,
+            "client_country" => request.client_country = country(&read(raw, at)?, at)?,
+            "marker" => request.marker = marker(&read(raw, at)?, at)?,
             "properties" => {
                 let members = Object::from_value(raw, at())?;
                 for (name, value) in members.iter() {

@@ -34,12 +34,16 @@ fn draft(log: &Object, id: &str, json: &str) -> Result<Draft, Rejection> {
     let time = times::iso_or_millis(log, "requestTimestamp")?.ok_or_else(|| Rejection::missing("/requestTimestamp"))?;
     let answer = log.amount("proxyResponseCode", 0)?.ok_or_else(|| Rejection::missing("/proxyResponseCode"))?;
     let application = log.said("applicationId")?;
-    let cached = log.said("responseCacheHit")? == "true";
+    let cached = log.get("responseCacheHit").is_some_and(|raw| matches!(raw.get(), "true" | "\"true\""));
     let decided = log.object("properties")?.map_or(Ok(String::new()), |properties| properties.said("decision"))?;
+    let mut route = log.said("apiResourceTemplate")?;
+    route.truncate(api_path::without_query(&route).len());
+    let mut environment = log.said("keyType")?;
+    environment.make_ascii_lowercase();
     let data = RequestData {
         api: log.first_said(&["apiId", "apiName"])?,
         api_version: log.said("apiVersion")?,
-        route: api_path::without_query(&log.said("apiResourceTemplate")?).to_owned(),
+        route,
         method: method(log.said("apiMethod")?),
         status: status(answer, || log.at("proxyResponseCode"))?,
         latency_us: latency(log.amount("responseLatency", 3)?.unwrap_or(0)),
@@ -50,7 +54,7 @@ fn draft(log: &Object, id: &str, json: &str) -> Result<Draft, Rejection> {
             Some(0) | None => AnsweredBy::Gateway,
         },
         decision: decision(decided),
-        environment: log.said("keyType")?.to_ascii_lowercase(),
+        environment,
         gateway: "wso2".to_owned(),
         ..RequestData::default()
     };
