@@ -14,56 +14,68 @@ use crate::BillingError;
 
 /// What a line was counted from.
 #[derive(Debug, Clone)]
-pub struct Sealed {
-    /// As JSON, without its query where that is kept apart.
-    pub own: Arc<RawValue>,
-    pub query: Option<Query>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Query {
-    /// SHA-256 of the text.
-    pub id: Arc<str>,
-    text: Arc<str>,
-}
-
-impl Query {
-    pub fn new(text: &str) -> Self {
-        Self { id: hex::encode(Sha256::digest(text)).into(), text: text.into() }
-    }
+pub enum Sealed {
+    Counted(Arc<Proof>),
+    /// Of another shape, as JSON.
+    Evidence(Arc<RawValue>),
 }
 
 impl Sealed {
-    /// `query`: the proof's own.
-    pub fn new(mut proof: Proof, query: Query) -> Result<Self, BillingError> {
-        proof.query.clear();
-        Ok(Self { own: raw(&proof)?, query: Some(query) })
+    pub fn evidence(evidence: &impl Serialize) -> Result<Self, BillingError> {
+        Ok(Self::Evidence(raw(evidence)?.into()))
     }
 
-    /// Of another shape, kept whole.
-    pub fn whole(proof: &impl Serialize) -> Result<Self, BillingError> {
-        Ok(Self { own: raw(proof)?, query: None })
+    /// As JSON, without the query that is kept apart.
+    pub fn own(&self) -> Result<Box<RawValue>, BillingError> {
+        match self {
+            Self::Counted(proof) => raw(&Proof { query: "".into(), ..(**proof).clone() }),
+            Self::Evidence(evidence) => Ok((**evidence).to_owned()),
+        }
+    }
+
+    fn query(&self) -> Option<&str> {
+        match self {
+            Self::Counted(proof) => Some(&proof.query),
+            Self::Evidence(_) => None,
+        }
     }
 }
 
-fn raw(proof: &impl Serialize) -> Result<Arc<RawValue>, BillingError> {
-    serde_json::value::to_raw_value(proof).map(Arc::from).map_err(|e| BillingError::unreadable("a proof", e))
+fn raw(proof: &impl Serialize) -> Result<Box<RawValue>, BillingError> {
+    serde_json::value::to_raw_value(proof).map_err(|e| BillingError::unreadable("a proof", e))
 }
 
-/// Keeps the queries, in the transaction of the lines.
-pub async fn keep(conn: &mut PgConnection, queries: impl Iterator<Item = &Query>) -> Result<(), BillingError> {
-    // In one order, so that two transactions wait for each other in one direction only.
-    let distinct: BTreeMap<&str, &str> = queries.map(|query| (&*query.id, &*query.text)).collect();
-    let (ids, texts): (Vec<_>, Vec<_>) = distinct.into_iter().map(|(id, text)| (id.to_owned(), text.to_owned())).unzip();
-    sqlx::query!(
-        "INSERT INTO proof_queries (id, query) SELECT id, query FROM unnest($1::text[], $2::text[]) AS w (id, query)
-         WHERE NOT EXISTS (SELECT FROM proof_queries p WHERE p.id = w.id) ORDER BY id ON CONFLICT DO NOTHING",
-        &ids,
-        &texts
-    )
-    .execute(conn)
-    .await?;
-    Ok(())
+/// The queries of some proofs, with the ids by which they are kept: the SHA-256 of their texts.
+#[derive(Debug, Default)]
+pub struct Queries<'a>(BTreeMap<&'a str, String>);
+
+impl<'a> Queries<'a> {
+    pub fn of(proofs: impl Iterator<Item = &'a Sealed>) -> Self {
+        let mut queries = BTreeMap::new();
+        for query in proofs.filter_map(Sealed::query) {
+            queries.entry(query).or_insert_with(|| hex::encode(Sha256::digest(query)));
+        }
+        Self(queries)
+    }
+
+    pub fn id(&self, proof: &Sealed) -> Option<String> {
+        self.0.get(proof.query()?).cloned()
+    }
+
+    /// In the transaction of the lines.
+    pub async fn keep(&self, conn: &mut PgConnection) -> Result<(), BillingError> {
+        let (texts, ids): (Vec<_>, Vec<_>) = self.0.iter().map(|(text, id)| ((*text).to_owned(), id.clone())).unzip();
+        // In one order, so that of two transactions one waits for the other.
+        sqlx::query!(
+            "INSERT INTO proof_queries (id, query) SELECT id, query FROM unnest($1::text[], $2::text[]) AS w (id, query)
+             WHERE NOT EXISTS (SELECT FROM proof_queries p WHERE p.id = w.id) ORDER BY id ON CONFLICT DO NOTHING",
+            &ids,
+            &texts
+        )
+        .execute(conn)
+        .await?;
+        Ok(())
+    }
 }
 
 /// A proof as it was sealed, from what is kept of it.

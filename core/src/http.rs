@@ -31,13 +31,19 @@ pub fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
         let pointer = pointer(error.path());
         let inner = error.into_inner();
         if inner.is_data() {
-            Problem::invalid(vec![FieldError::new(pointer, inner.to_string())])
+            Problem::invalid(vec![FieldError::new(pointer, what(&inner))])
         } else {
             Problem::bad_request("invalid-json", format!("The body is not valid JSON: {inner}."))
         }
     })?;
     deserializer.end().map_err(|e| Problem::bad_request("invalid-json", format!("There is something after the JSON value: {e}.")))?;
     Ok(value)
+}
+
+/// What is wrong with a value. Where it stands its pointer says.
+fn what(error: &serde_json::Error) -> String {
+    let (said, place) = (error.to_string(), format!(" at line {} column {}", error.line(), error.column()));
+    said.strip_suffix(&place).map_or_else(|| said.clone(), str::to_owned)
 }
 
 fn pointer(path: &serde_path_to_error::Path) -> String {
@@ -136,5 +142,27 @@ impl<T> Page<T> {
         rows.truncate(limit);
         let next_cursor = more.then(|| rows.last().map(|row| URL_SAFE_NO_PAD.encode(key(row)))).flatten();
         Self { data: rows, next_cursor }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Body {
+        #[expect(dead_code, reason = "only its reading matters")]
+        units: u32,
+    }
+
+    #[test]
+    fn a_wrong_field_is_told_without_its_place_in_the_text() {
+        let refused = |body: &str| serde_json::to_value(parse_json::<Vec<Body>>(body.as_bytes()).expect_err("it is wrong")).expect("JSON");
+        let wrong = refused("[{\"units\": 1},\n {\"units\": \"many\"}]");
+        assert_eq!(wrong["errors"][0]["pointer"], "/1/units");
+        assert_eq!(wrong["errors"][0]["detail"], "invalid type: string \"many\", expected u32");
+        assert_eq!(refused("[{\"units\": 1, \"price\": 2}]")["errors"][0]["detail"], "unknown field `price`, expected `units`");
+        assert!(refused("[{").to_string().contains("at line 1 column 2"), "of broken JSON there is nothing else to say");
     }
 }

@@ -115,7 +115,7 @@ impl Found<'_> {
             if self.record.get(at) == Some(&b':') {
                 at = self.after_space(at + 1);
                 names_next = text == b"key";
-                is_secret &= WRAPS.iter().any(|name| name.as_bytes() == text);
+                is_secret = is_secret && WRAPS.iter().any(|name| name.as_bytes() == text);
                 if self.names_a_secret(text) {
                     at = self.mask_value(at, |hash| format!("{{\"sha256\":\"{hash}\"}}"));
                 } else if is_secret && [&b"stringValue"[..], b"string_value"].contains(&text) {

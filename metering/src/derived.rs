@@ -1,5 +1,7 @@
 //! Meters derived from a price: what totals cannot tell. From raw events, as a proof is.
 
+use std::sync::Arc;
+
 use bigdecimal::{BigDecimal, RoundingMode};
 use clickhouse::Row;
 use farebox_core::App;
@@ -140,8 +142,8 @@ pub async fn by_value(
             meter_version: meter.version,
             subscription: subscription.clone(),
             period,
-            query: facts.raw_sql(&summed("WHERE of = {value:String}")),
-            parameters,
+            query: facts.raw_sql(&summed("WHERE of = {value:String}")).into(),
+            parameters: Arc::new(parameters),
             events: row.events,
             hash: row.hash,
             errors: row.failed,

@@ -30,9 +30,11 @@ pub struct Proof {
     pub meter_version: i32,
     pub subscription: SubscriptionId,
     pub period: Period,
-    /// ClickHouse SQL; `{name:Type}` stands for a parameter.
-    pub query: String,
-    pub parameters: BTreeMap<String, serde_json::Value>,
+    /// ClickHouse SQL; `{name:Type}` stands for a parameter. The same for all that were counted together.
+    #[schema(value_type = String)]
+    pub query: Arc<str>,
+    #[schema(value_type = Object)]
+    pub parameters: Arc<BTreeMap<String, serde_json::Value>>,
     /// Events behind the value, each once.
     pub events: u64,
     /// Of them, those whose value is no number and so in no sum.
@@ -139,8 +141,8 @@ pub struct Proofs {
     meter: Meter,
     selection: Selection,
     period: Period,
-    query: String,
-    parameters: BTreeMap<String, serde_json::Value>,
+    query: Arc<str>,
+    parameters: Arc<BTreeMap<String, serde_json::Value>>,
     versions: Versions,
     behind: Answers,
 }
@@ -154,6 +156,7 @@ pub async fn of_all(app: &App, workspace: &WorkspaceId, meter: &str, period: Per
     let query = facts.raw_sql(&summed(&selection.measure.value));
     let mut parameters = selection.parameters.shown();
     parameters.insert("ws".to_owned(), workspace.as_str().into());
+    let (query, parameters) = (query.into(), Arc::new(parameters));
     Ok(Proofs { meter, selection, period, query, parameters, versions, behind })
 }
 

@@ -2,6 +2,7 @@
 //! second. Whatever dies in between, the next run finds the drafts, or starts over.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use farebox_core::App;
@@ -35,15 +36,19 @@ pub enum Next {
 pub type Results = Vec<(SubscriptionId, Result<Next, BillingError>)>;
 
 /// One run over a workspace's subscriptions.
-pub struct Run<'a> {
-    pub app: &'a App,
-    pub workspace: &'a Workspace,
-    pub counter: &'a Counter<'a>,
+pub struct Run {
+    pub app: App,
+    pub workspace: Workspace,
+    pub counter: Counter,
     /// What ended by then is closed.
     pub until: DateTime<Utc>,
 }
 
-impl Run<'_> {
+impl Run {
+    pub fn new(app: &App, workspace: &Workspace, until: DateTime<Utc>) -> Arc<Self> {
+        Arc::new(Self { app: app.clone(), workspace: workspace.clone(), counter: Counter::new(app, &workspace.id), until })
+    }
+
     /// At most one of a consumer, since an invoice uses up what its consumer has. `wait`: what another worker has in hand is
     /// waited for. One whose period cannot be priced does not hold up the others.
     pub async fn close_next(&self, ids: &[SubscriptionId], wait: bool) -> Result<Results, BillingError> {
@@ -59,7 +64,7 @@ impl Run<'_> {
         if !to_issue.is_empty() {
             faults::point("close.drafted");
         }
-        let issued = issue::issue_all(&mut *self.app.pg.acquire().await?, self.workspace, &to_issue, now).await?;
+        let issued = issue::issue_all(&mut *self.app.pg.acquire().await?, &self.workspace, &to_issue, now).await?;
         if !issued.is_empty() {
             faults::point("close.issued");
         }
@@ -82,7 +87,7 @@ impl Run<'_> {
 
     /// The drafts, those that a crash left among them; and whom another worker has in hand.
     pub async fn draft_next(&self, ids: &[SubscriptionId], wait: bool) -> Result<(Vec<DraftResult>, Vec<SubscriptionId>), BillingError> {
-        let mut transaction = begin(self.app).await?;
+        let mut transaction = begin(&self.app).await?;
         let groups = together::with(&mut transaction, &self.workspace.id, ids, self.until).await?;
         let mut mine: HashSet<_> = take(&mut transaction, &all_of(ids, &groups), wait).await?.into_iter().collect();
         // All of those that are invoiced together, or none.
@@ -108,11 +113,11 @@ impl Run<'_> {
     /// What the next periods would come to, with nothing stored.
     pub async fn rehearse_next(&self, ids: &[SubscriptionId]) -> Result<(Vec<DraftResult>, Vec<Money>), BillingError> {
         // Never committed.
-        let mut transaction = begin(self.app).await?;
+        let mut transaction = begin(&self.app).await?;
         let groups = together::with(&mut transaction, &self.workspace.id, ids, self.until).await?;
-        let known = Known::load(&mut transaction, self.workspace, &all_of(ids, &groups)).await?;
+        let known = Known::load(&mut transaction, &self.workspace, &all_of(ids, &groups)).await?;
         let Rated { sheets, mut results, .. } = self.rate(&mut transaction, &known, false).await?;
-        let (written, totals) = draft::rehearse_all(&mut transaction, self.workspace, sheets).await?;
+        let (written, totals) = draft::rehearse_all(&mut transaction, &self.workspace, sheets).await?;
         transaction.rollback().await?;
         results.extend(written.into_iter().filter_map(|(id, result)| Some((id, Err(result.err()?)))));
         Ok((results, totals))
@@ -123,10 +128,10 @@ impl Run<'_> {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let known = Known::load(conn, self.workspace, ids).await?;
+        let known = Known::load(conn, &self.workspace, ids).await?;
         let Rated { sheets, mut counted, mut moved, waiting, mut results } = self.rate(conn, &known, true).await?;
         faults::point("close.rated");
-        let mut written: HashMap<_, _> = draft::write_all(conn, self.workspace, sheets, now).await?.into_iter().collect();
+        let mut written: HashMap<_, _> = draft::write_all(conn, &self.workspace, sheets, now).await?.into_iter().collect();
         moved.retain(|(subscription, _)| !matches!(written.get(&subscription.id), Some(Err(_))));
         let kept: HashSet<_> = moved.iter().map(|(subscription, _)| subscription.id.clone()).collect();
         counted.retain(|counted| kept.contains(&counted.subscription));
@@ -159,9 +164,9 @@ impl Run<'_> {
         for subscription in &known.subscriptions {
             if included::any(&known.plans) {
                 // A clock that jumped may have left out the loop.
-                included::settle(conn, self.workspace, subscription, &known.plans_of(subscription)).await?;
+                included::settle(conn, &self.workspace, subscription, &known.plans_of(subscription)).await?;
             }
-            match known.due(subscription, self.workspace, self.until) {
+            match known.due(subscription, &self.workspace, self.until) {
                 Ok(Some(span)) => due.push((subscription, span)),
                 Ok(None) => over.push(subscription),
                 Err(error) => results.push((subscription.id.clone(), Err(error.into()))),
@@ -177,15 +182,15 @@ impl Run<'_> {
             }
         }
         let of: Vec<_> = groups.iter().flatten().map(|(subscription, span)| (*subscription, span.period.start)).collect();
-        let records = Records::load(conn, self.workspace, self.counter, &of, lock).await?;
+        let records = Records::load(conn, &self.workspace, &self.counter, &of, lock).await?;
         let (mut sheets, mut counted, mut moved) = (Vec::new(), Vec::new(), Vec::new());
         for group in groups {
             let Some((first, _)) = group.first() else { continue };
             let mut purse = records.purse(&first.consumer);
             let (mut parts, mut all, mut after, mut failed) = (Vec::new(), Vec::new(), Vec::new(), None);
             for &(subscription, span) in &group {
-                let gathered = gather(self.counter, &records, self.workspace, subscription, span, Counting::Proven, &mut purse).await;
-                match gathered.and_then(|gathered| Ok((known.after(subscription, span.period, &gathered, self.workspace)?, gathered))) {
+                let gathered = gather(&self.counter, &records, &self.workspace, subscription, span, Counting::Proven, &mut purse).await;
+                match gathered.and_then(|gathered| Ok((known.after(subscription, span.period, &gathered, &self.workspace)?, gathered))) {
                     Ok((own, gathered)) => {
                         after.push((subscription, own));
                         let (lines, plans) = (gathered.lines.len(), gathered.plans.clone());

@@ -17,12 +17,13 @@ use sqlx::types::Json;
 use super::together;
 use crate::gather::{Accounts, Assembled, Beside, Gathered, GatheredLine, Portion, assemble};
 use crate::left_out::LeftOut;
+use crate::proofs::Queries;
 use crate::rating::cycle::Source;
 use crate::rating::lines::Basis;
 use crate::rating::plan::Terms;
 use crate::rating::units::Taken;
 use crate::rating::{Line, LineKind, RatedLine};
-use crate::{BillingError, coupons, credits, proofs, units};
+use crate::{BillingError, coupons, credits, units};
 
 /// An invoice to write: what kind of document it is, and for which period.
 #[derive(Debug, Clone, Copy)]
@@ -330,11 +331,12 @@ fn label(part: &Portion<'_>) -> String {
 
 async fn insert_lines(conn: &mut PgConnection, ws: &WorkspaceId, drafts: &[Draft<'_>]) -> Result<(), BillingError> {
     let proofs = drafts.iter().flat_map(|draft| &draft.assembled.beside).filter_map(|beside| beside.proof.as_ref());
-    proofs::keep(conn, proofs.filter_map(|proof| proof.query.as_ref())).await?;
+    let queries = Queries::of(proofs);
+    queries.keep(conn).await?;
     let mut rows = Lines::default();
     for draft in drafts {
         for (position, (line, beside)) in (0..).zip(draft.assembled.lines()) {
-            rows.push(&draft.id, position, line, beside);
+            rows.push(&draft.id, position, line, beside, &queries)?;
         }
     }
     sqlx::query!(
@@ -363,7 +365,7 @@ async fn insert_lines(conn: &mut PgConnection, ws: &WorkspaceId, drafts: &[Draft
         &rows.tax_inclusive as &[Option<bool>],
         &rows.tax,
         &rows.explanation,
-        &rows.proof as &[Option<Json<&RawValue>>],
+        &rows.proof as &[Option<Json<Box<RawValue>>>],
         &rows.proof_query as &[Option<String>],
         &rows.add_on as &[Option<String>],
         &rows.value as &[Option<String>],
@@ -399,7 +401,7 @@ struct Lines<'a> {
     tax_inclusive: Vec<Option<bool>>,
     tax: Vec<i64>,
     explanation: Vec<String>,
-    proof: Vec<Option<Json<&'a RawValue>>>,
+    proof: Vec<Option<Json<Box<RawValue>>>>,
     proof_query: Vec<Option<String>>,
     add_on: Vec<Option<String>>,
     value: Vec<Option<String>>,
@@ -412,7 +414,14 @@ struct Lines<'a> {
 }
 
 impl<'a> Lines<'a> {
-    fn push(&mut self, invoice: &InvoiceId, position: i32, rated: &'a RatedLine, beside: &'a Beside) {
+    fn push(
+        &mut self,
+        invoice: &InvoiceId,
+        position: i32,
+        rated: &'a RatedLine,
+        beside: &Beside,
+        queries: &Queries<'_>,
+    ) -> Result<(), BillingError> {
         let (line, tax) = (&rated.line, rated.tax.as_ref());
         let (version, add_on) = match &beside.source {
             Some(Source::Plan(version)) => (Some(version.to_string()), None),
@@ -436,8 +445,8 @@ impl<'a> Lines<'a> {
         self.tax_inclusive.push(tax.map(|tax| tax.rate.inclusive));
         self.tax.push(tax.map_or(0, |tax| tax.tax.minor));
         self.explanation.push(line.explanation.clone());
-        self.proof.push(beside.proof.as_ref().map(|proof| Json(&*proof.own)));
-        self.proof_query.push(beside.proof.as_ref().and_then(|proof| proof.query.as_ref()).map(|query| query.id.to_string()));
+        self.proof.push(beside.proof.as_ref().map(|proof| proof.own().map(Json)).transpose()?);
+        self.proof_query.push(beside.proof.as_ref().and_then(|proof| queries.id(proof)));
         self.add_on.push(add_on);
         self.value.push(line.value.clone());
         self.basis.push(line.basis.as_ref().map(Json));
@@ -446,6 +455,7 @@ impl<'a> Lines<'a> {
         self.adjusts.push(beside.adjusts.as_ref().map(ToString::to_string));
         self.adjusts_kind.push(beside.of.map(|kind| kind.as_str().to_owned()));
         self.subscription.push(beside.subscription.as_ref().map(ToString::to_string));
+        Ok(())
     }
 }
 

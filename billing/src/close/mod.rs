@@ -21,6 +21,8 @@ mod schedule;
 mod together;
 
 use std::collections::{HashMap, HashSet};
+use std::pin::pin;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use farebox_core::App;
@@ -29,15 +31,16 @@ use farebox_core::money::{Currency, Money};
 use farebox_core::period::Period;
 use farebox_core::workspace::{self, Workspace};
 use farebox_metering::{completeness, repair, timelines};
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use serde::Serialize;
+use tokio::task::JoinError;
+use tokio_util::task::AbortOnDropHandle;
 
 pub use interim::{bill_corrections, bill_thresholds};
 pub use report::{CloseProblem, CloseReport};
 pub use schedule::{Due, Open, due, grace_end, open_subscriptions, run, run_due, run_due_of};
 
 use self::batch::{Next, Run};
-use crate::gather::Counter;
 use crate::{BillingError, calendar, credits, faults, units};
 
 /// Batches of one workspace worked on at a time, and subscriptions in each.
@@ -102,9 +105,8 @@ async fn run_close(
     let kept = report::start(&mut *app.pg.acquire().await?, workspace, period).await?;
     faults::point("close.started");
     let open = opened(app, workspace, period, until).await?;
-    let counter = Counter::new(app, &workspace.id);
-    let run = Run { app, workspace, counter: &counter, until };
-    let mut work = futures::stream::iter(batches(open)).map(|batch| close_batch(&run, batch, false)).buffer_unordered(AT_ONCE);
+    let run = Run::new(app, workspace, until);
+    let mut work = pin!(each(&run, open, |run, batch| async move { close_batch(&run, batch, false).await }));
     let mut busy = Vec::new();
     while let Some(results) = work.next().await {
         for (id, result) in results {
@@ -117,7 +119,6 @@ async fn run_close(
             }
         }
     }
-    drop(work);
     // One after the other: whoever waits for a lock holds a connection that the one who has it may need.
     for id in busy {
         for (id, result) in close_batch(&run, vec![id], true).await {
@@ -177,9 +178,8 @@ pub struct RehearsedTotal {
 pub async fn rehearse(app: &App, ws: &WorkspaceId, period: Period) -> Result<Rehearsal, BillingError> {
     let workspace = workspace::by_id(&mut *app.pg.acquire().await?, ws).await?.ok_or(BillingError::NotFound("workspace"))?;
     let open = opened(app, &workspace, period, period.end).await?;
-    let counter = Counter::new(app, ws);
-    let run = Run { app, workspace: &workspace, counter: &counter, until: period.end };
-    let mut work = futures::stream::iter(batches(open)).map(|batch| rehearse_batch(&run, batch)).buffer_unordered(AT_ONCE);
+    let run = Run::new(app, &workspace, period.end);
+    let mut work = pin!(each(&run, open, |run, batch| async move { run.rehearse_next(&batch).await }));
     let already = report::issued(&mut *app.pg.acquire().await?, ws, period).await?;
     let mut rehearsal = Rehearsal { invoices: 0, already, totals: Vec::new(), problems: Vec::new() };
     while let Some(result) = work.next().await {
@@ -200,18 +200,13 @@ pub async fn rehearse(app: &App, ws: &WorkspaceId, period: Period) -> Result<Reh
     Ok(rehearsal)
 }
 
-async fn rehearse_batch(run: &Run<'_>, ids: Vec<SubscriptionId>) -> Result<(Vec<batch::DraftResult>, Vec<Money>), BillingError> {
-    run.rehearse_next(&ids).await
-}
-
 /// Drafts the next period of each subscription that ended by the month's end, and leaves it at that: a close issues what is
 /// drafted. How many there are.
 pub async fn draft_month(app: &App, ws: &WorkspaceId, period: Period) -> Result<usize, BillingError> {
     let workspace = workspace::by_id(&mut *app.pg.acquire().await?, ws).await?.ok_or(BillingError::NotFound("workspace"))?;
     let open = opened(app, &workspace, period, period.end).await?;
-    let counter = Counter::new(app, ws);
-    let run = Run { app, workspace: &workspace, counter: &counter, until: period.end };
-    let mut work = futures::stream::iter(batches(open)).map(|batch| draft_batch(&run, batch)).buffer_unordered(AT_ONCE);
+    let run = Run::new(app, &workspace, period.end);
+    let mut work = pin!(each(&run, open, |run, batch| async move { draft_batch(&run, batch).await }));
     let mut drafted = 0;
     while let Some(result) = work.next().await {
         drafted += result?;
@@ -219,9 +214,20 @@ pub async fn draft_month(app: &App, ws: &WorkspaceId, period: Period) -> Result<
     Ok(drafted)
 }
 
-async fn draft_batch(run: &Run<'_>, ids: Vec<SubscriptionId>) -> Result<usize, BillingError> {
+async fn draft_batch(run: &Run, ids: Vec<SubscriptionId>) -> Result<usize, BillingError> {
     let (results, _) = run.draft_next(&ids, true).await?;
     Ok(results.iter().filter(|(_, result)| matches!(result, Ok(batch::Drafted::Draft { .. }))).count())
+}
+
+/// What `work` makes of each batch, some at a time. Each is a task of its own, since rating keeps a core busy.
+fn each<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
+    run: &Arc<Run>,
+    open: Vec<Open>,
+    work: impl Fn(Arc<Run>, Vec<SubscriptionId>) -> F,
+) -> impl Stream<Item = T> {
+    let task = move |batch| AbortOnDropHandle::new(tokio::spawn(work(run.clone(), batch)));
+    let done = |result: Result<T, JoinError>| result.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+    futures::stream::iter(batches(open)).map(task).buffer_unordered(AT_ONCE).map(done)
 }
 
 /// In parts of a size that a transaction takes, each with at most one subscription of a consumer. Of those that are invoiced
@@ -252,7 +258,7 @@ fn batches(open: Vec<Open>) -> Vec<Vec<SubscriptionId>> {
 }
 
 /// Closes the open periods of several subscriptions that end by then, each one's in their order.
-async fn close_batch(run: &Run<'_>, ids: Vec<SubscriptionId>, wait: bool) -> Vec<(SubscriptionId, Result<Done, BillingError>)> {
+async fn close_batch(run: &Run, ids: Vec<SubscriptionId>, wait: bool) -> Vec<(SubscriptionId, Result<Done, BillingError>)> {
     let mut done: HashMap<SubscriptionId, Done> = HashMap::new();
     let mut results = Vec::new();
     let mut open = ids;

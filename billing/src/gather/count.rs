@@ -1,6 +1,7 @@
 //! What was counted for a price: from raw events with proof, or quickly from rollups.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bigdecimal::BigDecimal;
 use farebox_core::App;
@@ -27,7 +28,7 @@ pub(super) struct Counted {
 }
 
 pub(super) async fn count(
-    counter: &Counter<'_>,
+    counter: &Counter,
     subscription: &Subscription,
     wanted: &Wanted,
     currency: Currency,
@@ -38,13 +39,9 @@ pub(super) async fn count(
     let asked = Asked { id, price: &wanted.price, meter, stretch, shared: wanted.alone };
     let (mut usage, found) = counted(counter, asked, currency, counting).await?;
     if let Some(before) = wanted.before {
-        usage.before = usage::total(counter.app, counter.ws, meter, id, before).await?;
+        usage.before = usage::total(&counter.app, &counter.ws, meter, id, before).await?;
     }
-    let mut proofs = BTreeMap::new();
-    for (value, proof) in found {
-        let query = counter.query(&proof.query);
-        proofs.insert(value, Sealed::new(proof, query)?);
-    }
+    let proofs = found.into_iter().map(|(value, proof)| (value, Sealed::Counted(Arc::new(proof)))).collect();
     Ok(Counted { usage, proofs })
 }
 
@@ -98,8 +95,8 @@ struct Asked<'a> {
     shared: bool,
 }
 
-async fn counted(counter: &Counter<'_>, asked: Asked<'_>, currency: Currency, counting: Counting) -> Result<(Usage, Found), BillingError> {
-    let (app, ws, Asked { id, price, meter, stretch, .. }) = (counter.app, counter.ws, asked);
+async fn counted(counter: &Counter, asked: Asked<'_>, currency: Currency, counting: Counting) -> Result<(Usage, Found), BillingError> {
+    let (app, ws, Asked { id, price, meter, stretch, .. }) = (&counter.app, &counter.ws, asked);
     match &price.model {
         Model::Matrix { dimension, .. } => {
             let dimension: Dimension = dimension.parse()?;
@@ -131,11 +128,11 @@ async fn counted(counter: &Counter<'_>, asked: Asked<'_>, currency: Currency, co
     }
 }
 
-async fn proven(counter: &Counter<'_>, asked: Asked<'_>) -> Result<Proof, BillingError> {
+async fn proven(counter: &Counter, asked: Asked<'_>) -> Result<Proof, BillingError> {
     if asked.shared {
         return Ok(counter.shared(asked.id, asked.meter, asked.stretch).await?);
     }
-    Ok(proof::of(counter.app, counter.ws, asked.id, asked.meter, asked.stretch).await?)
+    Ok(proof::of(&counter.app, &counter.ws, asked.id, asked.meter, asked.stretch).await?)
 }
 
 fn by_value(by: BTreeMap<String, BigDecimal>) -> Usage {

@@ -17,63 +17,51 @@ use farebox_metering::{meters, usage};
 use tokio::sync::OnceCell;
 
 use crate::left_out::{self, LeftOut};
-use crate::proofs::Query;
 
-pub struct Counter<'a> {
-    pub app: &'a App,
-    pub ws: &'a WorkspaceId,
+pub struct Counter {
+    pub app: App,
+    pub ws: WorkspaceId,
     states: Once<Period, String>,
     proofs: Once<(String, Period), Arc<Proofs>>,
     totals: Once<(String, Period), Arc<HashMap<String, BigDecimal>>>,
     follow_rule: Once<String, bool>,
     left_out: Once<Period, Arc<HashMap<String, LeftOut>>>,
-    queries: Mutex<HashMap<String, Query>>,
 }
 
-impl<'a> Counter<'a> {
-    pub fn new(app: &'a App, ws: &'a WorkspaceId) -> Self {
+impl Counter {
+    pub fn new(app: &App, ws: &WorkspaceId) -> Self {
         Self {
-            app,
-            ws,
+            app: app.clone(),
+            ws: ws.clone(),
             states: Once::default(),
             proofs: Once::default(),
             totals: Once::default(),
             follow_rule: Once::default(),
             left_out: Once::default(),
-            queries: Mutex::default(),
         }
     }
 
     pub async fn state(&self, period: Period) -> Result<String, MeteringError> {
-        self.states.of(period, || proof::state(self.app, self.ws, period)).await
+        self.states.of(period, || proof::state(&self.app, &self.ws, period)).await
     }
 
     /// A meter's value over a stretch that many subscriptions share.
     pub(super) async fn shared(&self, id: &SubscriptionId, meter: &str, period: Period) -> Result<Proof, MeteringError> {
-        let ask = async || Ok(Arc::new(proof::of_all(self.app, self.ws, meter, period).await?));
+        let ask = async || Ok(Arc::new(proof::of_all(&self.app, &self.ws, meter, period).await?));
         self.proofs.of((meter.to_owned(), period), ask).await?.of(id)
     }
 
     /// The same without proof.
     pub async fn shared_total(&self, id: &SubscriptionId, meter: &str, period: Period) -> Result<BigDecimal, MeteringError> {
-        let ask = async || Ok(Arc::new(usage::totals(self.app, self.ws, meter, period).await?));
+        let ask = async || Ok(Arc::new(usage::totals(&self.app, &self.ws, meter, period).await?));
         let totals = self.totals.of((meter.to_owned(), period), ask).await?;
         Ok(totals.get(id.as_str()).cloned().unwrap_or_default())
-    }
-
-    /// A proof's query, hashed once.
-    pub(super) fn query(&self, text: &str) -> Query {
-        let mut known = self.queries.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(query) = known.get(text) {
-            return query.clone();
-        }
-        known.entry(text.to_owned()).or_insert_with(|| Query::new(text)).clone()
     }
 
     /// Whether the workspace's rule decides which calls a meter counts.
     pub(super) async fn follows_rule(&self, meter: &str) -> Result<bool, MeteringError> {
         let ask = async || {
-            let meter = meters::get(&mut *self.app.pg.acquire().await?, self.ws, meter).await?;
+            let meter = meters::get(&mut *self.app.pg.acquire().await?, &self.ws, meter).await?;
             meter.map_or(Ok(false), |meter| meter.definition.follows_rule())
         };
         self.follow_rule.of(meter.to_owned(), ask).await
@@ -81,7 +69,7 @@ impl<'a> Counter<'a> {
 
     /// Calls of a subscription that the rule leaves out.
     pub(super) async fn left_out(&self, id: &SubscriptionId, period: Period) -> Result<LeftOut, MeteringError> {
-        let ask = async || Ok(Arc::new(left_out::of_all(self.app, self.ws, period).await?));
+        let ask = async || Ok(Arc::new(left_out::of_all(&self.app, &self.ws, period).await?));
         Ok(self.left_out.of(period, ask).await?.get(id.as_str()).cloned().unwrap_or_default())
     }
 }

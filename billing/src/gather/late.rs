@@ -61,7 +61,7 @@ pub async fn note(conn: &mut PgConnection, ws: &WorkspaceId, counted: &[Counted]
 pub(super) async fn changed(
     conn: &mut PgConnection,
     workspace: &Workspace,
-    counter: &Counter<'_>,
+    counter: &Counter,
     of: &[(&Subscription, DateTime<Utc>)],
 ) -> Result<HashMap<SubscriptionId, Vec<Period>>, BillingError> {
     let days = i64::from(settings::of(conn, &workspace.id).await?.late_days);
@@ -100,7 +100,7 @@ pub struct Late<'a> {
 
 /// Adjustments of the closed periods of a subscription whose events changed.
 pub async fn corrections(
-    counter: &Counter<'_>,
+    counter: &Counter,
     records: &Records,
     workspace: &Workspace,
     subscription: &Subscription,
@@ -123,7 +123,7 @@ pub async fn corrections(
 /// Subscriptions whose corrections wait for no further invoice: of a closed period whose events changed, and either
 /// nothing else will be invoiced, or `own` says that corrections have invoices of their own.
 pub async fn with_corrections(
-    counter: &Counter<'_>,
+    counter: &Counter,
     conn: &mut PgConnection,
     workspace: &Workspace,
     own: bool,

@@ -93,7 +93,7 @@ pub struct Gathered {
 
 /// The whole invoice of a period.
 pub async fn gather(
-    counter: &Counter<'_>,
+    counter: &Counter,
     records: &Records,
     workspace: &Workspace,
     subscription: &Subscription,
@@ -120,7 +120,7 @@ pub async fn gather(
 }
 
 /// Nothing where no price follows the rule: there each call is in a line, or is of no meter at all.
-async fn left_out(counter: &Counter<'_>, subscription: &Subscription, cycle: &Cycle<'_>) -> Result<LeftOut, BillingError> {
+async fn left_out(counter: &Counter, subscription: &Subscription, cycle: &Cycle<'_>) -> Result<LeftOut, BillingError> {
     for wanted in cycle::wanted(cycle)? {
         if counter.follows_rule(&wanted.meter).await? {
             return Ok(counter.left_out(&subscription.id, cycle.period).await?);
@@ -145,7 +145,7 @@ fn cover(
 /// The usage of a period so far, until `at`, that is not billed yet: for an invoice within the period.
 #[expect(clippy::too_many_arguments, reason = "those of `gather`, and until when")]
 pub async fn gather_until(
-    counter: &Counter<'_>,
+    counter: &Counter,
     records: &Records,
     workspace: &Workspace,
     subscription: &Subscription,
@@ -220,7 +220,7 @@ const COUNTS_AT_ONCE: usize = 4;
 
 /// Counts everything the period wants. With proof, the state of the events is taken first: what comes later is late.
 async fn count_all(
-    counter: &Counter<'_>,
+    counter: &Counter,
     subscription: &Subscription,
     cycle: &Cycle<'_>,
     counting: Counting,

@@ -36,7 +36,7 @@ impl Records {
     pub async fn load(
         conn: &mut PgConnection,
         workspace: &Workspace,
-        counter: &Counter<'_>,
+        counter: &Counter,
         of: &[(&Subscription, DateTime<Utc>)],
         lock: bool,
     ) -> Result<Self, BillingError> {
@@ -126,12 +126,17 @@ async fn fees(
     let (ids, from): (Vec<_>, Vec<_>) =
         since.iter().map(|(subscription, from)| (subscription.id.as_str().to_owned(), *from - LONGEST_AHEAD)).unzip();
     let rows = sqlx::query!(
-        r#"SELECT p.subscription_id AS "subscription: SubscriptionId", l.plan_version_id AS "version: PlanVersionId",
+        // Invoice by invoice: while a close fills empty tables the planner would read them whole.
+        r#"WITH own AS MATERIALIZED (
+               SELECT p.subscription_id, p.invoice_id, w.since FROM unnest($1::text[], $2::timestamptz[]) AS w (subscription_id, since)
+               JOIN invoice_parts p ON p.subscription_id = w.subscription_id)
+           SELECT own.subscription_id AS "subscription: SubscriptionId", l.plan_version_id AS "version: PlanVersionId",
                   l.add_on_id AS "add_on: AddOnId", l.price AS "price!", l.period_start, l.period_end, l.quantity
-           FROM unnest($1::text[], $2::timestamptz[]) AS w (subscription_id, since)
-           JOIN invoice_parts p ON p.subscription_id = w.subscription_id JOIN invoices i ON i.id = p.invoice_id
-           JOIN invoice_lines l ON l.invoice_id = i.id AND coalesce(l.subscription_id, i.subscription_id) = p.subscription_id
-           WHERE l.kind = 'fee' AND l.period_end > w.since ORDER BY i.id, l.position"#,
+           FROM own CROSS JOIN LATERAL (
+               SELECT l.* FROM invoices i JOIN invoice_lines l ON l.invoice_id = i.id
+               WHERE i.id = own.invoice_id AND coalesce(l.subscription_id, i.subscription_id) = own.subscription_id
+                 AND l.kind = 'fee' AND l.period_end > own.since OFFSET 0) l
+           ORDER BY own.invoice_id, l.position"#,
         &ids,
         &from
     )

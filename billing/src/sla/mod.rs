@@ -39,7 +39,7 @@ pub struct Evidence {
 
 /// The credits of a period, one line for each promise that was not kept.
 pub(crate) async fn lines(
-    counter: &Counter<'_>,
+    counter: &Counter,
     subscription: &Subscription,
     cycle: &Cycle<'_>,
     used: &BTreeMap<UsedKey, Usage>,
@@ -82,7 +82,7 @@ pub(crate) async fn lines(
             let line = line(promise, &values, broken, cost, back, stretch)?;
             let measured = measured.into_iter().filter_map(|(proof, _)| proof).collect();
             let evidence = Evidence { promise: promise.clone(), measured, cost: cost.to_decimal() };
-            let proof = if counting == Counting::Proven { Some(Sealed::whole(&evidence)?) } else { None };
+            let proof = if counting == Counting::Proven { Some(Sealed::evidence(&evidence)?) } else { None };
             found.push(GatheredLine { source: Some(source.clone()), line, proof, adjusts: None, of: None });
         }
     }
@@ -99,7 +99,7 @@ fn stretch(cycle: &Cycle<'_>, source: &Source) -> Option<Period> {
 
 /// One subscription's question.
 struct Asked<'a> {
-    counter: &'a Counter<'a>,
+    counter: &'a Counter,
     id: &'a SubscriptionId,
     stretch: Period,
     /// The period over which many ask the same, without proof.
@@ -109,7 +109,7 @@ struct Asked<'a> {
 impl Asked<'_> {
     /// The values of the promise's meters, in its order; with proof where the line is sealed.
     async fn measure(&self, promise: &Promise, counting: Counting) -> Result<Vec<(Option<Proof>, BigDecimal)>, BillingError> {
-        let (app, ws, id) = (self.counter.app, self.counter.ws, self.id);
+        let (app, ws, id) = (&self.counter.app, &self.counter.ws, self.id);
         let meters: Vec<&str> = match &promise.measure {
             Measure::Share { good, of } => vec![good, of],
             Measure::Value { meter } => vec![meter],

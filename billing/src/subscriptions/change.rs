@@ -469,10 +469,14 @@ pub(crate) async fn reschedule(
 /// Until when fees of each subscription are billed in advance.
 pub(crate) async fn billed_until(conn: &mut PgConnection, ids: &[String]) -> Result<HashMap<SubscriptionId, DateTime<Utc>>, BillingError> {
     let rows = sqlx::query!(
-        r#"SELECT p.subscription_id AS "id: SubscriptionId", max(l.period_end) AS "until!"
-           FROM invoice_parts p JOIN invoices i ON i.id = p.invoice_id
-           JOIN invoice_lines l ON l.invoice_id = i.id AND coalesce(l.subscription_id, i.subscription_id) = p.subscription_id
-           WHERE p.subscription_id = ANY($1) AND l.kind = 'fee' AND l.quantity > 0 GROUP BY 1"#,
+        // Invoice by invoice: while a close fills empty tables the planner would read them whole.
+        r#"WITH own AS MATERIALIZED (SELECT subscription_id, invoice_id FROM invoice_parts WHERE subscription_id = ANY($1))
+           SELECT own.subscription_id AS "id: SubscriptionId", max(l.period_end) AS "until!"
+           FROM own CROSS JOIN LATERAL (
+               SELECT l.period_end FROM invoices i JOIN invoice_lines l ON l.invoice_id = i.id
+               WHERE i.id = own.invoice_id AND coalesce(l.subscription_id, i.subscription_id) = own.subscription_id
+                 AND l.kind = 'fee' AND l.quantity > 0 OFFSET 0) l
+           GROUP BY 1"#,
         ids
     )
     .fetch_all(conn)
