@@ -38,9 +38,9 @@ pub async fn audit(instance: &Instance, command: Audit) -> anyhow::Result<()> {
         Audit::Invoice { invoice, json } => {
             let report = instance.get(&format!("/api/v1/invoices/{}/audit", encoded(&invoice))).await?;
             if json {
-                print_json(&report)?
+                print_json(&report)?;
             } else {
-                say!("{}", invoice_table(&report))
+                say!("{}", invoice_table(&report));
             }
             if report["equal"] != json!(true) {
                 bail!("invoice {invoice} differs from what its events give today; the differences are named above");
