@@ -3,7 +3,7 @@
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
-use super::{encoded, print_json};
+use super::{each, encoded, print_json};
 use crate::instance::Instance;
 
 #[derive(Debug, clap::Subcommand)]
@@ -101,8 +101,8 @@ async fn audit_period(instance: &Instance, period: &str) -> anyhow::Result<()> {
 
 /// Some days as a line, then what differs.
 fn pipeline_line(from: chrono::NaiveDate, to: chrono::NaiveDate, report: &Value) -> String {
-    let sum = |of: &str, name: &str| report[of].as_array().into_iter().flatten().filter_map(|row| row[name].as_u64()).sum::<u64>();
-    let unseen = report["places"].as_array().into_iter().flatten().filter(|place| place["produced"].is_null()).count();
+    let sum = |of: &str, name: &str| each(report, of).filter_map(|row| row[name].as_u64()).sum::<u64>();
+    let unseen = each(report, "places").filter(|place| place["produced"].is_null()).count();
     let produced = if unseen == 0 { format!("{} produced, ", sum("places", "produced")) } else { "no longer in Kafka, ".to_owned() };
     let last = to.pred_opt().unwrap_or(to);
     let mut line = format!(
@@ -112,7 +112,7 @@ fn pipeline_line(from: chrono::NaiveDate, to: chrono::NaiveDate, report: &Value)
         sum("hours", "queried")
     );
     line += if report["equal"] == json!(true) { ": adds up" } else { ": DIFFERS" };
-    for difference in report["differences"].as_array().into_iter().flatten() {
+    for difference in each(report, "differences") {
         line += &format!("\n  DIFFERS  {}", difference.as_str().unwrap_or_default());
     }
     line
@@ -123,7 +123,7 @@ fn pipeline_table(report: &Value) -> String {
     let text =
         |value: &Value| value.as_str().map_or_else(|| if value.is_null() { "-".to_owned() } else { value.to_string() }, str::to_owned);
     let mut lines = vec![format!("{:<24} {:<22} {:>10} {:>10} {:>10}", "source", "hour", "messages", "produced", "stored")];
-    for place in report["places"].as_array().into_iter().flatten() {
+    for place in each(report, "places") {
         let [source, hour, messages, produced, stored] =
             ["source", "hour", "messages", "produced", "stored"].map(|name| text(&place[name]));
         lines.push(format!("{source:<24} {hour:<22} {messages:>10} {produced:>10} {stored:>10}"));
@@ -143,7 +143,7 @@ fn pipeline_table(report: &Value) -> String {
         lines.push(format!("{at:<22} {stored:>10} {corrected:>10}{} {queried:>10}", rolled.collect::<String>()));
     }
     lines.push(String::new());
-    for difference in report["differences"].as_array().into_iter().flatten() {
+    for difference in each(report, "differences") {
         lines.push(format!("DIFFERS  {}", text(difference)));
     }
     if report["equal"] == json!(true) {
@@ -157,7 +157,7 @@ fn invoice_table(report: &Value) -> String {
     let text = |value: &Value| value.as_str().map_or_else(|| "-".to_owned(), str::to_owned);
     let name = report["number"].as_str().or(report["invoice"].as_str()).unwrap_or("invoice");
     let mut lines = vec![format!("{name:<32} {:>16} {:>12} {:>14} {:>14}", "quantity", "events", "billed", "today")];
-    for line in report["lines"].as_array().into_iter().flatten() {
+    for line in each(report, "lines") {
         let (billed, today) = (&line["billed"], &line["rederived"]);
         let events = billed["events"].as_u64().map_or_else(|| "-".to_owned(), |events| events.to_string());
         let name: String = text(&line["name"]).chars().take(32).collect();
@@ -167,10 +167,10 @@ fn invoice_table(report: &Value) -> String {
             text(&billed["amount"]),
             text(&today["amount"])
         ));
-        let differences = line["differences"].as_array().into_iter().flatten();
+        let differences = each(line, "differences");
         lines.extend(differences.map(|difference| format!("  DIFFERS  {}", text(difference))));
     }
-    lines.extend(report["differences"].as_array().into_iter().flatten().map(|difference| format!("DIFFERS  {}", text(difference))));
+    lines.extend(each(report, "differences").map(|difference| format!("DIFFERS  {}", text(difference))));
     if report["equal"] == json!(true) {
         lines.push("\nEvery line comes out as it was billed, from the same events. Lines without events follow from the plan.".to_owned());
     }

@@ -9,6 +9,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use super::each;
 use crate::instance::Instance;
 use crate::progress::Step;
 
@@ -106,7 +107,7 @@ async fn send(instance: &Instance, path: &str, file: &Path, first: u64) -> anyho
             let request = instance.request(Method::PUT, &format!("{path}/chunks/{number}")).header("content-type", "application/x-ndjson");
             let taken = instance.json(request.body(body)).await?;
             accepted += taken["accepted"].as_u64().unwrap_or(0);
-            for refused in taken["rejected"].as_array().into_iter().flatten() {
+            for refused in each(&taken, "rejected") {
                 rejected += 1;
                 if rejected <= 10 {
                     eprintln!("  {}: {}", text(&refused["place"]), text(&refused["detail"]));
@@ -140,14 +141,14 @@ fn show(preview: &Value) {
     say!("{:>12}  are there already", preview["already_there"]);
     say!("{:>12}  of months that have expired", preview["frozen"]);
     say!("from {} to {}\n", text(&preview["first"]), text(&preview["last"]));
-    for day in preview["days"].as_array().into_iter().flatten().take(20) {
+    for day in each(preview, "days").take(20) {
         say!("{:>12}  {}  {}", day["events"], text(&day["day"]), text(&day["consumer"]));
     }
-    for meter in preview["meters"].as_array().into_iter().flatten().take(20) {
+    for meter in each(preview, "meters").take(20) {
         let [after, name, month, subscription] = ["after", "meter", "month", "subscription"].map(|field| text(&meter[field]));
         say!("{after:>12}  {name} more in {month}  {subscription}");
     }
-    for money in preview["money"].as_array().into_iter().flatten().take(20) {
+    for money in each(preview, "money").take(20) {
         let [before, after, month, subscription] = ["before", "after", "month", "subscription"].map(|field| text(&money[field]));
         say!("{before:>12} -> {after}  in {month}  {subscription}");
     }

@@ -7,7 +7,7 @@ use farebox_billing::rating::cli;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{encoded, print_json};
+use super::{each, encoded, print_json};
 use crate::instance::Instance;
 
 #[derive(Debug, clap::Args)]
@@ -126,10 +126,6 @@ fn problems(report: &Value) -> Vec<String> {
 
 fn invoices(count: &Value) -> String {
     if *count == json!(1) { "1 invoice".to_owned() } else { format!("{count} invoices") }
-}
-
-fn each<'a>(value: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> {
-    value[name].as_array().into_iter().flatten()
 }
 
 fn text<'a>(value: &'a Value, name: &str) -> &'a str {

@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
+use super::each;
 use crate::instance::Instance;
 
 /// Fields that are no texts.
@@ -102,21 +103,20 @@ pub async fn run(instance: &Instance, command: &Correct) -> anyhow::Result<()> {
 fn told(effect: &Value) -> String {
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let mut lines = vec![format!("{} events are chosen.", effect["events"])];
-    let each = |name: &str| effect[name].as_array().into_iter().flatten();
-    for change in each("meters") {
+    for change in each(effect, "meters") {
         let [meter, month, before, after, subscription] =
             ["meter", "month", "before", "after", "subscription"].map(|name| text(&change[name]));
         let whose = if subscription.is_empty() { "no subscription" } else { &subscription };
         lines.push(format!("  {month}  {meter:<16} {before:>14} -> {after:<14} {whose}"));
     }
-    for change in each("money") {
+    for change in each(effect, "money") {
         let [month, before, after, subscription] = ["month", "before", "after", "subscription"].map(|name| text(&change[name]));
         lines.push(format!("  {month}  {:<16} {before:>14} -> {after:<14} {subscription}", "in money"));
     }
     for (name, what) in
         [("not_additive", "is seen afterwards: it is not made of parts"), ("unpriced", "has prices by event: see its preview afterwards")]
     {
-        lines.extend(each(name).map(|of| format!("  {} {what}", text(of))));
+        lines.extend(each(effect, name).map(|of| format!("  {} {what}", text(of))));
     }
     lines.join("\n")
 }

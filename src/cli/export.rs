@@ -8,7 +8,7 @@ use reqwest::{Method, Response};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::encoded;
+use super::{each, encoded};
 use crate::instance::Instance;
 
 #[derive(Debug, clap::Args)]
@@ -71,7 +71,7 @@ async fn save(response: Response, out: Option<&Path>, command: &Export) -> anyho
     if manifest["rows"] == json!(0) && command.by == "issued" {
         say!("  Nothing of it was issued in this time; `--by period` asks for what began in it, whenever it was issued.");
     }
-    for total in manifest["totals"].as_array().into_iter().flatten() {
+    for total in each(&manifest, "totals") {
         let sums = total["sums"].as_object().into_iter().flatten();
         let sums: Vec<_> = sums.map(|(name, sum)| format!("{name} {}", sum.as_str().unwrap_or_default())).collect();
         let text = |key: &str| total[key].as_str().unwrap_or_default();

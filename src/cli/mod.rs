@@ -17,6 +17,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use farebox_core::config::Config;
 use farebox_core::{App, telemetry};
+use serde_json::Value;
 use tokio::net::TcpListener;
 
 use crate::instance::Find;
@@ -112,6 +113,11 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The members of a list in an answer; none where there is no list.
+fn each<'a>(value: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> {
+    value[name].as_array().into_iter().flatten()
 }
 
 /// A name as part of a path: nothing in it leads elsewhere.

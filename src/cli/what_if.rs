@@ -6,7 +6,7 @@ use anyhow::Context;
 use reqwest::{Method, header};
 use serde_json::{Value, json};
 
-use super::print_json;
+use super::{each, print_json};
 use crate::instance::Instance;
 
 #[derive(Debug, clap::Args)]
@@ -76,10 +76,6 @@ fn read(plan: &str) -> anyhow::Result<String> {
 
 fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
-}
-
-fn each<'a>(value: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> {
-    value[name].as_array().into_iter().flatten()
 }
 
 /// In all, by currency; then who differs most; then who cannot be priced.
