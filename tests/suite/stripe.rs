@@ -402,8 +402,12 @@ pub async fn a_customer_there_is_who_the_consumer_is(suite: &Suite) {
         json!({"name": customer["name"], "email": customer["email"], "city": customer["address"]["city"], "tax_ids": ids})
     };
     tax_id("DE 123 456 789").await;
+    // Several at once.
+    let invoices = [shop.issue(0).await, shop.issue(0).await, shop.issue(0).await, shop.issue(0).await];
     shop.connect().await;
-    shop.when_pushed(&shop.issue(0).await).await;
+    for invoice in &invoices {
+        shop.when_pushed(invoice).await;
+    }
     let first = json!({"name": "initech", "email": "dev@initech.example", "city": "Berlin", "tax_ids": [["eu_vat", "DE123456789"]]});
     assert_eq!(there().await, first);
     shop.when_pushed(&shop.issue(0).await).await;

@@ -73,15 +73,15 @@ async fn create(
     details: &Details,
 ) -> Result<String, StripeError> {
     let clock = test_clocks::for_consumer(app, stripe, workspace, consumer).await?;
-    let build = || Ok(request(workspace, consumer, details, clock.as_deref()));
-    let request = outbox::store(&app.pg, workspace, consumer.as_str(), Step::Customer, build).await?;
+    let fresh = request(workspace, consumer, details, clock.as_deref());
+    let request = outbox::store(&app.pg, workspace, consumer.as_str(), Step::Customer, || Ok(fresh.clone())).await?;
     let new = New { workspace, consumer, test_clock: clock.as_deref() };
     match request.send(&app.pg, stripe).await? {
         Sent::Before { object_id } => object_id.ok_or(StripeError::Bug("a customer request is done without a customer")),
         Sent::Answered(answer) => {
             let id = answer.parse::<Tagged>()?.id;
             // The stored request may be older than what is known now.
-            let said = details.said_by_creating().filter(|_| request.says(&details.known().encoded()));
+            let said = details.said_by_creating().filter(|_| request.is(&fresh));
             new.record(app, &request, Some(&answer), &id, said).await?;
             Ok(id)
         }
@@ -182,6 +182,10 @@ pub async fn apply(app: &App, stripe: &Stripe, workspace: &WorkspaceId, id: &str
     #[derive(Deserialize)]
     struct InvoiceSettings {
         default_payment_method: Option<String>,
+    }
+    // Of an account that has other customers, too, nothing is asked.
+    if consumer_of(&mut *app.pg.acquire().await?, workspace, id).await?.is_none() {
+        return Ok(());
     }
     let there: There = stripe.get(&format!("/customers/{id}"), &Form::new()).await?;
     let mut tx = app.pg.begin().await?;

@@ -76,15 +76,17 @@ impl Details {
         self.tax_id.is_none().then(|| self.digest())
     }
 
-    /// Tells Stripe, unless it was told this last. Repeating it does no harm.
+    /// Tells Stripe, unless it was told this last. Of several invoices at once one tells, and the others wait: a tax number would
+    /// be added by each.
     pub async fn tell(&self, app: &App, stripe: &Stripe, workspace: &WorkspaceId, customer: &str) -> Result<(), StripeError> {
         let digest = self.digest();
+        let mut tx = app.pg.begin().await?;
         let told = sqlx::query_scalar!(
-            "SELECT details FROM stripe_customers WHERE workspace_id = $1 AND stripe_id = $2",
+            "SELECT details FROM stripe_customers WHERE workspace_id = $1 AND stripe_id = $2 FOR UPDATE",
             workspace.as_str(),
             customer
         );
-        if told.fetch_optional(&app.pg).await?.flatten().as_deref() == Some(&digest) {
+        if told.fetch_optional(&mut *tx).await?.flatten().as_deref() == Some(&digest) {
             return Ok(());
         }
         stripe.post::<IgnoredAny>(&format!("/customers/{customer}"), &self.whole()).await?;
@@ -95,8 +97,9 @@ impl Details {
             customer,
             digest
         )
-        .execute(&app.pg)
+        .execute(&mut *tx)
         .await?;
+        tx.commit().await?;
         Ok(())
     }
 

@@ -90,9 +90,9 @@ pub enum Sent {
 }
 
 impl Stored {
-    /// Whether its bytes begin with these.
-    pub fn says(&self, form: &str) -> bool {
-        self.body.starts_with(form.as_bytes())
+    /// Whether it is this one, to the byte.
+    pub fn is(&self, request: &Request) -> bool {
+        self.body == request.body
     }
 
     /// Sends the stored bytes. An error is worth the same bytes again later.
